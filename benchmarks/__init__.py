@@ -1,0 +1,1 @@
+"""Speed of gru_fused beside torch.nn.GRU: ``python -m benchmarks`` (see README.md)."""

@@ -1,0 +1,48 @@
+"""Where and with what a measurement was made."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Machine:
+    device: str  # model name of the CPU or GPU
+    torch: str
+    gru_fused: str
+    python: str
+    date: str
+
+    @property
+    def slug(self) -> str:
+        """For the name of a file: 2026-01-31-amd-epyc-9654."""
+        return f"{self.date}-{re.sub(r'[^a-z0-9]+', '-', self.device.lower()).strip('-')}"
+
+
+def this_machine(device: str) -> Machine:
+    return Machine(
+        device=torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        torch=torch.__version__,
+        gru_fused=getattr(import_module("gru_fused"), "__version__", "unknown"),
+        python=platform.python_version(),
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def recent_load() -> float:
+    """Processes that wanted a core at a time, over the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()

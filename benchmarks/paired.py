@@ -1,0 +1,71 @@
+"""Timing callables against each other in one process, round by round.
+
+A machine's speed drifts (frequency, neighbours, caches) by more than the differences of interest. Calls that take
+turns meet the same drift: the ratio of two calls is taken within each round, and its median over the rounds is stable
+where the times themselves are not.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+
+# seconds; a sample is at least this long, so that the timer and an interrupt weigh little
+SHORTEST_SAMPLE = 2e-3
+
+Call = Callable[[], object]
+
+
+def paired(
+    calls: Mapping[str, Call], seconds: float, least_rounds: int = 6, synchronize: Call = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds per call of each callable; the k-th numbers of all lists belong to the k-th round.
+
+    A round takes one sample of each; the order turns around from round to round. Rounds go on until ``seconds`` have
+    passed and ``least_rounds`` are done. ``synchronize`` waits for a device that works in the background.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    rounds = 0
+    with no_garbage_collection():
+        repeats = {name: repeats_of(call, synchronize) for name, call in calls.items()}
+        end = perf_counter() + seconds
+        while rounds < least_rounds or perf_counter() < end:
+            for name in order:
+                samples[name].append(sample(calls[name], repeats[name], synchronize))
+            order.reverse()
+            rounds += 1
+    return samples
+
+
+def sample(call: Call, repeats: int, synchronize: Call) -> float:
+    """Seconds per call, the mean of ``repeats`` calls."""
+    if repeats > 1:
+        call()  # a short call would otherwise pay for the caches its predecessor filled
+    synchronize()
+    start = perf_counter()
+    for _ in range(repeats):
+        call()
+    synchronize()
+    return (perf_counter() - start) / repeats
+
+
+def repeats_of(call: Call, synchronize: Call = lambda: None) -> int:
+    """How many calls make a sample of SHORTEST_SAMPLE."""
+    repeats = 1
+    while sample(call, repeats, synchronize) * repeats < SHORTEST_SAMPLE:
+        repeats *= 2
+    return repeats
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """A full collection takes tens of milliseconds in a process that has torch loaded."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,51 @@
+// Fills one instruction set's table of kernels: each isa_*.cpp includes this once, with its own compiler flags.
+#pragma once
+
+#include "backward.h"
+#include "forward.h"
+
+namespace gru_fused {
+namespace {
+
+// Calls action(S{}) with the type that stores this dtype.
+template <class Action>
+auto with_storage(DType dtype, const Action& action) {
+  switch (dtype) {
+    case DType::f64: return action(double{});
+    case DType::bf16: return action(bf16{});
+    case DType::f16: return action(f16{});
+    case DType::f32: break;
+  }
+  return action(float{});
+}
+
+size_t forward_scratch(const Shape& shape, int64_t threads) {
+  return with_storage(shape.dtype, [&](auto storage) {
+    using T = Accumulate<decltype(storage)>;
+    return size_t(ForwardScratch(shape, cpu::plan_of(shape, threads), Simd<T>::lanes).total) * sizeof(T);
+  });
+}
+
+size_t backward_scratch(const Shape& shape, int64_t threads) {
+  return with_storage(shape.dtype, [&](auto storage) {
+    using T = Accumulate<decltype(storage)>;
+    return size_t(BackwardScratch(shape, cpu::plan_of(shape, threads), Simd<T>::lanes).total) * sizeof(T);
+  });
+}
+
+void forward(const ForwardParams& params, void* scratch, const cpu::Parallel& parallel) {
+  with_storage(params.shape.dtype,
+               [&](auto storage) { run_forward<decltype(storage)>(params, scratch, parallel); });
+}
+
+void backward(const BackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
+  with_storage(params.shape.dtype,
+               [&](auto storage) { run_backward<decltype(storage)>(params, scratch, parallel); });
+}
+
+constexpr cpu::Kernels kernels_named(const char* name) {
+  return {name, forward_scratch, backward_scratch, forward, backward};
+}
+
+}  // namespace
+}  // namespace gru_fused

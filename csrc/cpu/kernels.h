@@ -1,0 +1,35 @@
+// The CPU kernels as the ops see them: no torch header, no exception, no allocation.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../gru_params.h"
+
+namespace gru_fused::cpu {
+
+// Runs body(context, i) for every i in [0, count), in parallel where the caller can.
+struct Parallel {
+  void (*run)(int64_t count, void (*body)(const void* context, int64_t i), const void* context);
+  int64_t threads;
+};
+
+// The kernels of one instruction set.
+struct Kernels {
+  const char* name;
+  // Bytes of scratch memory, aligned to 64, that a call with this shape needs.
+  size_t (*forward_scratch)(const Shape&, int64_t threads);
+  size_t (*backward_scratch)(const Shape&, int64_t threads);
+  void (*forward)(const ForwardParams&, void* scratch, const Parallel&);
+  void (*backward)(const BackwardParams&, void* scratch, const Parallel&);
+};
+
+const Kernels& kernels_base();
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+
+// The best kernels that this machine runs, or those that the environment variable GRU_FUSED_CPU names
+// (base, avx2, avx512). Returns null if that name is not known or the machine can't run it.
+const Kernels* select_kernels();
+
+}  // namespace gru_fused::cpu

@@ -1,0 +1,146 @@
+// Vectors of one register, written with the compiler's vector extension so that one source serves every
+// instruction set; and the way numbers go to and from memory (float, double, bfloat16, half).
+//
+// Everything under cpu/ that includes this file lives in an unnamed namespace: each isa_*.cpp compiles its own
+// copy with its own flags, and the linker must not merge them.
+#pragma once
+
+#include <cstdint>
+
+#ifndef GRU_FUSED_VECTOR_BYTES
+#error "an isa_*.cpp defines GRU_FUSED_VECTOR_BYTES before its includes"
+#endif
+
+namespace gru_fused {
+namespace {
+
+struct bf16 { uint16_t bits; };
+struct f16 { uint16_t bits; };
+
+template <class T> struct Simd;
+template <> struct Simd<float> {
+  static constexpr int lanes = GRU_FUSED_VECTOR_BYTES / 4;
+  typedef float V __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES)));
+  typedef int32_t I __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES)));
+};
+template <> struct Simd<double> {
+  static constexpr int lanes = GRU_FUSED_VECTOR_BYTES / 8;
+  typedef double V __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES)));
+  typedef int64_t I __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES)));
+};
+template <class T> using Vec = typename Simd<T>::V;
+template <class T> using IntVec = typename Simd<T>::I;
+
+typedef uint32_t u32v __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES)));
+typedef uint16_t u16v __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES / 2)));
+
+template <class To, class From>
+inline __attribute__((always_inline)) To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <class T>
+inline __attribute__((always_inline)) Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+// The type that arithmetic on a stored type uses: float for the 16-bit types, which only memory holds.
+template <class S> struct AccumulateOf { using type = S; };
+template <> struct AccumulateOf<bf16> { using type = float; };
+template <> struct AccumulateOf<f16> { using type = float; };
+template <class S> using Accumulate = typename AccumulateOf<S>::type;
+
+inline __attribute__((always_inline)) Vec<float> decode(u16v half, bf16) {
+  return bits_as<Vec<float>>(__builtin_convertvector(half, u32v) << 16);
+}
+
+inline __attribute__((always_inline)) u16v encode(Vec<float> x, bf16) {
+  const u32v u = bits_as<u32v>(x);
+  const u32v rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // to nearest, ties to even
+  const u32v nan = (u >> 16) | 0x40;
+  return __builtin_convertvector((u & 0x7fffffff) > 0x7f800000 ? nan : rounded, u16v);
+}
+
+// IEEE half: 5 exponent bits with bias 15, 10 bits of fraction. Scaling by 2^(127-15) moves the bias and makes
+// normal numbers of the subnormal ones.
+inline __attribute__((always_inline)) Vec<float> decode(u16v half, f16) {
+  const u32v h = __builtin_convertvector(half, u32v);
+  const u32v magnitude = (h & 0x7fff) << 13;
+  const u32v finite = bits_as<u32v>(bits_as<Vec<float>>(magnitude) * 0x1p112f);
+  const u32v sign = (h & 0x8000) << 16;
+  return bits_as<Vec<float>>((magnitude >= 0x0f800000 ? (magnitude | 0x7f800000) : finite) | sign);
+}
+
+inline __attribute__((always_inline)) u16v encode(Vec<float> x, f16) {
+  const u32v u = bits_as<u32v>(x);
+  const u32v magnitude = u & 0x7fffffff;
+  const u32v normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // Adding 0.5 leaves the subnormal half's bits at the end of the sum's fraction, rounded by the addition.
+  const u32v subnormal = bits_as<u32v>(bits_as<Vec<float>>(magnitude) + 0.5f) - 0x3f000000;
+  u32v half = magnitude < 0x38800000 ? subnormal : normal;            // 2^-14
+  half = magnitude >= 0x47800000 ? u32v{} + 0x7c00 : half;            // 2^16: infinity
+  half = magnitude > 0x7f800000 ? u32v{} + 0x7e00 : half;             // NaN
+  return __builtin_convertvector(half | ((u >> 16) & 0x8000), u16v);
+}
+
+// One full vector from and to memory, at any alignment.
+template <class T>
+inline __attribute__((always_inline)) Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline __attribute__((always_inline)) Vec<float> load(const bf16* p) {
+  u16v v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return decode(v, bf16{});
+}
+inline __attribute__((always_inline)) Vec<float> load(const f16* p) {
+  u16v v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return decode(v, f16{});
+}
+
+template <class T>
+inline __attribute__((always_inline)) void store(T* p, Vec<T> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+inline __attribute__((always_inline)) void store(bf16* p, Vec<float> v) {
+  const u16v h = encode(v, bf16{});
+  __builtin_memcpy(p, &h, sizeof h);
+}
+inline __attribute__((always_inline)) void store(f16* p, Vec<float> v) {
+  const u16v h = encode(v, f16{});
+  __builtin_memcpy(p, &h, sizeof h);
+}
+
+// The first `count` lanes of a vector; the others read as zero and are not written.
+template <class S>
+inline __attribute__((always_inline)) Vec<Accumulate<S>> load(const S* p, int count) {
+  constexpr int lanes = Simd<Accumulate<S>>::lanes;
+  if (count == lanes) return load(p);
+  S part[lanes] = {};
+  for (int i = 0; i < count; ++i) part[i] = p[i];
+  return load(part);
+}
+template <class S>
+inline __attribute__((always_inline)) void store(S* p, Vec<Accumulate<S>> v, int count) {
+  constexpr int lanes = Simd<Accumulate<S>>::lanes;
+  if (count == lanes) return store(p, v);
+  S part[lanes];
+  store(part, v);
+  for (int i = 0; i < count; ++i) p[i] = part[i];
+}
+
+template <class S>
+inline __attribute__((always_inline)) Accumulate<S> scalar(const S* p) {
+  return load(p, 1)[0];
+}
+template <> inline float scalar<float>(const float* p) { return *p; }
+template <> inline double scalar<double>(const double* p) { return *p; }
+
+}  // namespace
+}  // namespace gru_fused

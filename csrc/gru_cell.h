@@ -1,0 +1,64 @@
+// The GRU cell, said once for every kernel, on the host and on the device.
+//
+//   r = sigmoid(gi_r + gh_r)    z = sigmoid(gi_z + gh_z)    n = tanh(gi_n + r * gh_n)
+//   h' = n + z * (h - n)
+//
+// with gi = x W_ih^T + b_ih and gh = h W_hh^T + b_hh, gate order r, z, n (torch's and cuDNN's).
+// A kernel brings its arithmetic as `Math`: a type `Math::Value` (a number, or a vector of them) with
+// + - *, and the functions `Math::sigmoid` and `Math::tanh`.
+#pragma once
+
+#if defined(__CUDACC__)
+#define GRU_FUSED_HD __host__ __device__ __forceinline__
+#else
+#define GRU_FUSED_HD inline __attribute__((always_inline))
+#endif
+
+namespace gru_fused {
+
+// What the backward of one step needs of its forward. In memory a row holds r, z, n, gh_n side by side: 4H.
+template <class Value>
+struct Gates {
+  Value r, z, n, gh_n;
+};
+
+template <class Value>
+struct Stepped {
+  Gates<Value> gates;
+  Value h;  // the new state
+};
+
+// Gradients with respect to the arguments of the two sigmoids and the tanh.
+//   d_gi = [a_r, a_z, a_n]    d_gh = [a_r, a_z, a_nr]
+// In memory a row holds a_nr, a_r, a_z, a_n: d_gi is its last 3H numbers, and d_gh is the first 3H with the
+// n block in front, so that one buffer of 4H serves both without a copy.
+template <class Value>
+struct GateGrads {
+  Value nr, r, z, n;
+  Value h;  // the part of dL/dh that does not go through W_hh
+};
+
+template <class Math>
+GRU_FUSED_HD Stepped<typename Math::Value> cell_forward(
+    typename Math::Value gi_r, typename Math::Value gi_z, typename Math::Value gi_n, typename Math::Value gh_r,
+    typename Math::Value gh_z, typename Math::Value gh_n, typename Math::Value h) {
+  using Value = typename Math::Value;
+  const Value r = Math::sigmoid(gi_r + gh_r);
+  const Value z = Math::sigmoid(gi_z + gh_z);
+  const Value n = Math::tanh(gi_n + r * gh_n);
+  return {{r, z, n, gh_n}, n + z * (h - n)};
+}
+
+// d = dL/dh' of this step, from the output and from the step after it; h is the state before the step.
+template <class Math>
+GRU_FUSED_HD GateGrads<typename Math::Value> cell_backward(
+    typename Math::Value d, const Gates<typename Math::Value>& gates, typename Math::Value h) {
+  using Value = typename Math::Value;
+  const Value one = Math::one();
+  const Value a_n = d * (one - gates.z) * (one - gates.n * gates.n);
+  const Value a_z = d * (h - gates.n) * gates.z * (one - gates.z);
+  const Value a_r = a_n * gates.gh_n * gates.r * (one - gates.r);
+  return {a_n * gates.r, a_r, a_z, a_n, d * gates.z};
+}
+
+}  // namespace gru_fused

@@ -1,0 +1,82 @@
+// What a kernel is told: shapes, pointers and strides by value, no tensor.
+//
+// T steps, B batch rows, H hidden units, D directions (1 or 2). Strides count elements; the last axis of every
+// array is contiguous. No output overlaps an input or another output.
+#pragma once
+
+#include <cstdint>
+
+#include "gru_cell.h"
+
+namespace gru_fused {
+
+enum class DType { f32, f64, bf16, f16 };
+
+GRU_FUSED_HD int64_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::f64: return 8;
+    case DType::f32: return 4;
+    case DType::bf16:
+    case DType::f16: return 2;
+  }
+  return 0;
+}
+
+// The rows of one array: element (t, b, i) lies at data[step_offset(t) + b * row + i].
+template <class Void>  // void or const void
+struct Rows {
+  Void* data = nullptr;
+  int64_t step = 0;
+  int64_t row = 0;
+};
+
+struct Shape {
+  DType dtype = DType::f32;
+  int64_t steps = 0, batch = 0, hidden = 0;
+  int directions = 1;
+  // Packed batches: how many rows are alive at each step (not increasing) and where its rows begin, in rows.
+  // Both [T], or both null; then `step` of every Rows is not used.
+  const int64_t* batch_sizes = nullptr;
+  const int64_t* offsets = nullptr;
+
+  GRU_FUSED_HD int64_t rows_at(int64_t t) const { return batch_sizes ? batch_sizes[t] : batch; }
+
+  template <class Void>
+  GRU_FUSED_HD int64_t step_offset(const Rows<Void>& rows, int64_t t) const {
+    return batch_sizes ? offsets[t] * rows.row : t * rows.step;
+  }
+};
+
+struct ForwardDirection {
+  Rows<const void> gi;      // [T, B, 3H]
+  Rows<const void> hx;      // [B, H]
+  Rows<const void> w_hh;    // [3H, H]
+  const void* b_hh = nullptr;  // [3H] or null
+  Rows<void> output;        // [T, B, H]
+  Rows<void> h_n;           // [B, H]
+  Rows<void> gates;         // [T, B, 4H] as in gru_cell.h, or null: nothing is saved for a backward
+};
+
+struct ForwardParams {
+  Shape shape;
+  ForwardDirection direction[2];
+};
+
+struct BackwardDirection {
+  Rows<const void> grad_output;  // [T, B, H] or null: zero
+  Rows<const void> grad_h_n;     // [B, H] or null: zero
+  Rows<const void> output;       // [T, B, H]
+  Rows<const void> gates;        // [T, B, 4H]
+  Rows<const void> hx;           // [B, H]
+  Rows<const void> w_hh;         // [3H, H]
+  Rows<void> grad_gates;         // [T, B, 4H] as in gru_cell.h
+  Rows<void> h_prev;             // [T, B, H]: the state before each step, for the weight gradient
+  Rows<void> grad_hx;            // [B, H]
+};
+
+struct BackwardParams {
+  Shape shape;
+  BackwardDirection direction[2];
+};
+
+}  // namespace gru_fused

@@ -1,0 +1,101 @@
+// Small helpers over torch's stable tensor: checks with readable messages, and views for the kernels.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <initializer_list>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "../gru_params.h"
+
+namespace gru_fused::ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// Unlike STD_TORCH_CHECK, without the path of the source file in the user's message.
+template <class... Parts>
+inline void check(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  message << "gru_fused: ";
+  ((message << parts), ...);
+  throw std::runtime_error(message.str());
+}
+
+template <class Sizes>
+inline std::string shape_text(const Sizes& sizes) {
+  std::ostringstream text;
+  text << '(';
+  const char* comma = "";
+  for (const int64_t size : sizes) {
+    text << comma << size;
+    comma = ", ";
+  }
+  text << ')';
+  return text.str();
+}
+
+inline void check_shape(const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected) {
+  const auto sizes = tensor.sizes();
+  bool same = sizes.size() == expected.size();
+  size_t axis = 0;
+  for (const int64_t size : expected) {
+    if (!same) break;
+    same = sizes[axis++] == size;
+  }
+  check(same, name, ": expected shape ", shape_text(expected), ", got ", shape_text(sizes));
+}
+
+// The same dtype and device as the first argument of the call, `gi`.
+inline void check_like(const char* name, const Tensor& tensor, const Tensor& like) {
+  check(tensor.scalar_type() == like.scalar_type(), name, ": expected the dtype of the first argument, got another (",
+        int(tensor.scalar_type()), " against ", int(like.scalar_type()), " in torch's numbering)");
+  check(tensor.device() == like.device(), name, ": expected the device of the first argument, got another");
+}
+
+inline DType dtype_of(const char* name, const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::Double: return DType::f64;
+    case ScalarType::BFloat16: return DType::bf16;
+    case ScalarType::Half: return DType::f16;
+    default: break;
+  }
+  check(false, name, ": expected float32, float64, bfloat16 or float16, got another dtype");
+  return DType::f32;
+}
+
+// Kernels take any strides but the last, which must be 1.
+inline Tensor with_dense_rows(const Tensor& tensor) {
+  const int64_t last = tensor.dim() - 1;
+  return tensor.stride(last) == 1 || tensor.size(last) <= 1 ? tensor : torch::stable::contiguous(tensor);
+}
+
+inline OptionalTensor with_dense_rows(const OptionalTensor& tensor) {
+  return tensor ? OptionalTensor(with_dense_rows(*tensor)) : std::nullopt;
+}
+
+// Rows of a [T, B, n] or, packed, [N, n] tensor, from element `first` on.
+template <class Void>
+inline Rows<Void> step_rows(const Tensor& tensor, int64_t first, int64_t element_size) {
+  const int64_t dim = tensor.dim();
+  return {static_cast<char*>(tensor.data_ptr()) + first * element_size, dim == 3 ? tensor.stride(0) : 0,
+          tensor.stride(dim - 2)};
+}
+
+// Slice `index` of the leading axis of size D: a state [D, B, H], or saved rows [D, T, B, n] or [D, N, n].
+template <class Void>
+inline Rows<Void> direction_rows(const Tensor& tensor, int64_t index, int64_t element_size) {
+  const int64_t dim = tensor.dim();
+  return {static_cast<char*>(tensor.data_ptr()) + index * tensor.stride(0) * element_size,
+          dim == 4 ? tensor.stride(1) : 0, tensor.stride(dim - 2)};
+}
+
+}  // namespace gru_fused::ops

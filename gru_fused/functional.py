@@ -1,0 +1,175 @@
+"""The GRU as plain functions of tensors: the one door to the kernels.
+
+The cell is that of ``torch.nn.GRU`` (https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html), gate order
+r, z, n; :mod:`gru_fused.reference` writes it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gru_fused import _ops
+from gru_fused._autograd import Recurrence
+
+__all__ = ["gru", "gru_cell"]
+
+
+def gru(
+    input: Tensor,
+    hx: Tensor | None,
+    weights: Sequence[Tensor],
+    *,
+    bias: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A GRU of one or more layers over a batch of sequences.
+
+    T steps, B sequences, I inputs, H units, L layers, D directions (2 if ``bidirectional``).
+
+    Args:
+        input: ``(T, B, I)``, or ``(B, T, I)`` if ``batch_first``; with ``batch_sizes`` the data of a
+            ``PackedSequence``, ``(N, I)``. float32, float64, bfloat16 or float16, any strides.
+        hx: initial states, ``(L * D, B, H)``; None for zeros.
+        weights: for each layer and direction, forward first: ``w_ih (3H, I or D * H)``, ``w_hh (3H, H)`` and, if
+            ``bias``, ``b_ih (3H,)``, ``b_hh (3H,)``; the order of ``torch.nn.GRU``'s parameters.
+        bias: whether ``weights`` has biases.
+        num_layers: L.
+        dropout: probability of zeroing an element between layers, if ``training``.
+        training: whether dropout is applied.
+        bidirectional: whether each layer has a second direction, from the last step to the first.
+        batch_first: whether the first axis of input and output is the batch.
+        batch_sizes: int64 ``(T,)`` on the CPU: how many sequences are alive at each step, as in ``PackedSequence``.
+
+    Returns:
+        The last layer's states, ``(T, B, D * H)`` (``(B, T, D * H)``, ``(N, D * H)``), and the last state of every
+        layer and direction, ``(L * D, B, H)``.
+
+    Raises:
+        RuntimeError: for T = 0, tensors on different devices, or shapes that do not fit.
+        NotImplementedError: for a device that this build has no kernels for.
+
+    Example:
+        >>> import torch
+        >>> from gru_fused import functional
+        >>> rnn = torch.nn.GRU(3, 4)
+        >>> output, h_n = functional.gru(torch.randn(5, 2, 3), None, list(rnn.parameters()))
+        >>> output.shape, h_n.shape
+        (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]))
+    """
+    directions = 2 if bidirectional else 1
+    per_direction = 4 if bias else 2
+    if len(weights) != num_layers * directions * per_direction:
+        raise RuntimeError(
+            f"weights: expected {num_layers * directions * per_direction} tensors for {num_layers} layers, {directions} "
+            f"directions and bias={bias}, got {len(weights)}"
+        )
+    packed = batch_sizes is not None
+    x = input.transpose(0, 1) if batch_first and not packed else input
+    if x.shape[0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if hx is None:
+        batch = int(batch_sizes[0]) if packed else x.shape[1]
+        hx = x.new_zeros(num_layers * directions, batch, weights[1].shape[1])
+    _check_same_device(input, hx, weights)
+    x, hx, weights = _autocast(x, hx, weights)
+
+    finals = []
+    for layer in range(num_layers):
+        first = layer * directions * per_direction
+        both = [weights[first + d * per_direction : first + (d + 1) * per_direction] for d in range(directions)]
+        states = hx if num_layers == 1 else hx[layer * directions : (layer + 1) * directions]
+        x, h_n = _layer(x, states, both, batch_sizes)
+        finals.append(h_n)
+        if dropout and training and layer < num_layers - 1:
+            x = F.dropout(x, dropout)
+    h_n = finals[0] if num_layers == 1 else torch.cat(finals)
+    return (x.transpose(0, 1) if batch_first and not packed else x), h_n
+
+
+def gru_cell(
+    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+) -> Tensor:
+    """One step of a GRU.
+
+    Args:
+        input: ``(B, I)``.
+        hx: the state before the step, ``(B, H)``.
+        w_ih: ``(3H, I)``.
+        w_hh: ``(3H, H)``.
+        b_ih: ``(3H,)`` or None.
+        b_hh: ``(3H,)`` or None.
+
+    Returns:
+        The state after the step, ``(B, H)``.
+
+    Raises:
+        RuntimeError: for shapes that do not fit, as ``torch.nn.GRUCell`` does.
+        NotImplementedError: for a device that this build has no kernels for.
+
+    Example:
+        >>> import torch
+        >>> from gru_fused import functional
+        >>> cell = torch.nn.GRUCell(3, 4)
+        >>> functional.gru_cell(torch.randn(2, 3), torch.zeros(2, 4), *cell.parameters()).shape
+        torch.Size([2, 4])
+    """
+    input_size, hidden_size = w_ih.shape[1], w_hh.shape[1]
+    if input.shape[1] != input_size:
+        raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}")
+    if hx.shape[1] != hidden_size:
+        raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.shape[1]}, expected {hidden_size}")
+    if input.shape[0] != hx.shape[0]:
+        raise RuntimeError(f"Input batch size {input.shape[0]} doesn't match hidden0 batch size {hx.shape[0]}")
+    weights = [w_ih, w_hh] if b_ih is None else [w_ih, w_hh, b_ih, b_hh]
+    _check_same_device(input, hx, weights)
+    input, hx, weights = _autocast(input, hx, weights)
+    _, h_n = _layer(input.unsqueeze(0), hx.unsqueeze(0), [weights], None)
+    return h_n.squeeze(0)
+
+
+def _layer(
+    x: Tensor, hx: Tensor, weights: Sequence[Sequence[Tensor]], batch_sizes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One layer over its directions, time first: (T, B, I) or (N, I) to (T, B, D * H) or (N, D * H), and h_n."""
+    w_ih, w_hh, b_ih, b_hh = (*weights[0], None, None)[:4]
+    arguments = [F.linear(x, w_ih, b_ih), None, hx, w_hh, None, b_hh, None, batch_sizes]
+    if len(weights) == 2:
+        w_ih, w_hh, b_ih, b_hh = (*weights[1], None, None)[:4]
+        arguments[1], arguments[4], arguments[6] = F.linear(x, w_ih, b_ih), w_hh, b_hh
+    if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments):
+        output, h_n, _ = Recurrence.apply(*arguments)
+        return output, h_n
+    return _ops.forward(*arguments)
+
+
+def _check_same_device(input: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> None:
+    device = input.device
+    _ops.check_device(device)
+    if hx.device != device:
+        raise RuntimeError(
+            "Input and hidden tensors are not at the same device, found input tensor at "
+            f"{device} and hidden tensor at {hx.device}"
+        )
+    for weight in weights:
+        if weight.device != device:
+            raise RuntimeError(
+                "Input and parameter tensors are not at the same device, found input tensor at "
+                f"{device} and parameter tensor at {weight.device}"
+            )
+
+
+def _autocast(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    """Everything in autocast's dtype where autocast is on for the device, else unchanged."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, hx, weights
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return x.to(dtype), hx.to(dtype), [weight.to(dtype) for weight in weights]

@@ -1,0 +1,38 @@
+"""Fixtures of all tests: the same seed, the same number of threads, no luck from uninitialised memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+# Before torch starts its threads: spinning ones would fight over a small machine's cores and the suite take 5x as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest
+import torch
+
+THREADS = 2  # fixed, so that a test does the same on every machine; two, so that the threaded paths run
+
+
+@pytest.fixture(autouse=True)
+def repeatable() -> Iterator[None]:
+    """Every test starts from the same seed, thread count and default dtype, and leaves them so."""
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(THREADS)
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fill uninitialised memory with NaN (integers with their maximum), so that reading it can't go unnoticed.
+
+    torch does it inside the operators (``empty``, ``empty_strided``, ``empty_like``, ``new_empty``, ``resize_``), so
+    memory that C++ takes through the dispatcher is filled as well. Memory from a plain ``malloc`` isn't.
+    """
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
