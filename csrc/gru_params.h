@@ -1,7 +1,7 @@
 // What a kernel is told: shapes, pointers and strides by value, no tensor.
 //
 // T steps, B batch rows, H hidden units, D directions (1 or 2). Strides count elements; the last axis of every
-// array is contiguous. No output overlaps an input or another output.
+// array is contiguous. No output overlaps an input or another output, but where it is said.
 #pragma once
 
 #include <cstdint>
@@ -48,13 +48,15 @@ struct Shape {
 };
 
 struct ForwardDirection {
-  Rows<const void> gi;      // [T, B, 3H]
-  Rows<const void> hx;      // [B, H]
-  Rows<const void> w_hh;    // [3H, H]
+  Rows<const void> gi;         // [T, B, 3H] = x W_ih^T, without bias
+  Rows<const void> hx;         // [B, H]
+  Rows<const void> w_hh;       // [3H, H]
+  const void* b_ih = nullptr;  // [3H] or null
   const void* b_hh = nullptr;  // [3H] or null
-  Rows<void> output;        // [T, B, H]
-  Rows<void> h_n;           // [B, H]
-  Rows<void> gates;         // [T, B, 4H] as in gru_cell.h, or null: nothing is saved for a backward
+  Rows<void> output;           // [T, B, H]
+  Rows<void> h_n;              // [B, H]
+  Rows<void> gates;            // [T, B, 4H] as in gru_cell.h, or null: nothing is saved for a backward.
+                               // gi may lie in its first 3H columns.
 };
 
 struct ForwardParams {

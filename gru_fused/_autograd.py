@@ -1,7 +1,6 @@
-"""The derivative of one layer's recurrence.
+"""The derivative of one layer.
 
-``Recurrence.apply`` takes what the forward op takes and returns its output, h_n and saved gates. Entered only when a
-gradient is needed: an inference call goes straight to the op and saves nothing.
+``Layer.apply`` is entered only when a gradient is needed: an inference call goes straight to the op and saves nothing.
 """
 
 from __future__ import annotations
@@ -14,78 +13,60 @@ from torch import Tensor
 from gru_fused import _ops, reference
 
 
-class Recurrence(torch.autograd.Function):
-    """Arguments: gi, gi_reverse, hx, w_hh, w_hh_reverse, b_hh, b_hh_reverse, batch_sizes (shapes: csrc/ops/schema.cpp)."""
+class Layer(torch.autograd.Function):
+    """The op gru_forward_train with its gradient; shapes are in csrc/ops/schema.cpp."""
 
     @staticmethod
-    def forward(*inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        return _ops.forward_train(*inputs)
+    def forward(
+        x: Tensor, hx: Tensor, batch_sizes: Tensor | None, bias: bool, *weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _ops.forward_train(x, hx, weights, bias, batch_sizes)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, hx, batch_sizes, bias, *weights = inputs
         output, _, gates = outputs
         ctx.mark_non_differentiable(gates)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(output, gates, *inputs)
+        ctx.bias = bias
+        ctx.save_for_backward(output, gates, x, hx, batch_sizes, *weights)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, grad_h_n: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        output, gates, *inputs = ctx.saved_tensors
+        output, gates, x, hx, batch_sizes, *weights = ctx.saved_tensors
         if grad_output is None and grad_h_n is None:
-            return (None,) * len(inputs)
+            return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():  # create_graph=True: the gradient itself will be differentiated
-            return _differentiable_grads(inputs, ctx.needs_input_grad, grad_output, grad_h_n)
-
-        _, gi_reverse, hx, w_hh, w_hh_reverse, _, _, batch_sizes = inputs
-        grad_gates, h_prev, grad_hx = _ops.backward(
-            grad_output, grad_h_n, output, gates, hx, w_hh, w_hh_reverse, batch_sizes
+            return _differentiable_grads(
+                x, hx, batch_sizes, ctx.bias, weights, ctx.needs_input_grad, grad_output, grad_h_n
+            )
+        need_x, _, _, _, *need_weights = ctx.needs_input_grad
+        grads = _ops.backward(
+            grad_output, grad_h_n, x, hx, output, gates, weights, ctx.bias, batch_sizes, need_x, any(need_weights)
         )
-        needs_gi, needs_gi_reverse, needs_hx, needs_w, needs_w_reverse, needs_b, needs_b_reverse, _ = (
-            ctx.needs_input_grad
-        )
-        hidden = w_hh.shape[1]
-        grads: list[Tensor | None] = [None] * len(inputs)
-        if needs_hx:
-            grads[2] = grad_hx
-        needed = [(needs_gi, needs_w, needs_b), (needs_gi_reverse, needs_w_reverse, needs_b_reverse)]
-        for direction in range(1 if gi_reverse is None else 2):
-            gi_needed, w_needed, b_needed = needed[direction]
-            if gi_needed:
-                grads[direction] = grad_gates[direction][..., hidden:]
-            # The rows' first 3H numbers are d_gh with the n block in front.
-            grad_gh = grad_gates[direction].view(-1, 4 * hidden)[:, : 3 * hidden]
-            if w_needed:
-                grads[3 + direction] = _block_n_last(grad_gh.t() @ h_prev[direction].view(-1, hidden), hidden)
-            if b_needed:
-                grads[5 + direction] = _block_n_last(grad_gh.sum(0), hidden)
-        return tuple(grads)
-
-
-def _block_n_last(rows: Tensor, hidden: int) -> Tensor:
-    """From the order n, r, z of the gates' blocks along the first axis to r, z, n."""
-    return torch.cat([rows[hidden:], rows[:hidden]])
+        grad_hx, *grads = grads
+        grad_x = grads.pop(0) if need_x else None
+        return grad_x, grad_hx, None, None, *(grads or [None] * len(weights))
 
 
 def _differentiable_grads(
-    inputs: list[Tensor | None],
+    x: Tensor,
+    hx: Tensor,
+    batch_sizes: Tensor | None,
+    bias: bool,
+    weights: list[Tensor],
     needed: tuple[bool, ...],
     grad_output: Tensor | None,
     grad_h_n: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """The same gradients from torch operations (a loop over time), so that they can be differentiated again."""
     # Views, so that a tensor given twice (tied directions) is two inputs with a gradient each.
-    inputs = [None if x is None else x.view_as(x) for x in inputs]
-    gi, gi_reverse, hx, w_hh, w_hh_reverse, b_hh, b_hh_reverse, batch_sizes = inputs
-    output, last = reference.scan(gi, hx[0], w_hh, b_hh, batch_sizes=batch_sizes)
-    outputs, lasts = [output], [last]
-    if gi_reverse is not None:
-        output, last = reference.scan(
-            gi_reverse, hx[1], w_hh_reverse, b_hh_reverse, reverse=True, batch_sizes=batch_sizes
-        )
-        outputs.append(output)
-        lasts.append(last)
-    pairs = [(torch.cat(outputs, -1), grad_output), (torch.stack(lasts), grad_h_n)]
-    pairs = [(value, grad) for value, grad in pairs if grad is not None]
+    inputs = [None if y is None else y.view_as(y) for y in (x, hx, None, None, *weights)]
+    x, hx, _, _, *weights = inputs
+    output, h_n = reference.gru(
+        x, hx, weights, bias=bias, bidirectional=hx.shape[0] == 2, batch_sizes=batch_sizes
+    )
+    pairs = [(value, grad) for value, grad in ((output, grad_output), (h_n, grad_h_n)) if grad is not None]
     wanted = [i for i, need in enumerate(needed) if need]
     values = torch.autograd.grad(
         [value for value, _ in pairs],

@@ -36,36 +36,21 @@ def check_device(device: torch.device) -> None:
 
 
 @torch.library.register_fake("gru_fused::gru_forward")
-def _(
-    gi: Tensor,
-    gi_reverse: Tensor | None,
-    hx: Tensor,
-    w_hh: Tensor,
-    w_hh_reverse: Tensor | None,
-    b_hh: Tensor | None,
-    b_hh_reverse: Tensor | None,
-    batch_sizes: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, batch_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
     directions, batch, hidden = hx.shape
-    return gi.new_empty(*gi.shape[:-1], directions * hidden), gi.new_empty(directions, batch, hidden)
+    return x.new_empty(*x.shape[:-1], directions * hidden), x.new_empty(directions, batch, hidden)
 
 
 @torch.library.register_fake("gru_fused::gru_forward_train")
 def _(
-    gi: Tensor,
-    gi_reverse: Tensor | None,
-    hx: Tensor,
-    w_hh: Tensor,
-    w_hh_reverse: Tensor | None,
-    b_hh: Tensor | None,
-    b_hh_reverse: Tensor | None,
-    batch_sizes: Tensor | None,
+    x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, batch_sizes: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     directions, batch, hidden = hx.shape
+    rows = x.shape[:-1].numel()
     return (
-        gi.new_empty(*gi.shape[:-1], directions * hidden),
-        gi.new_empty(directions, batch, hidden),
-        gi.new_empty(directions, *gi.shape[:-1], 4 * hidden),
+        x.new_empty(*x.shape[:-1], directions * hidden),
+        x.new_empty(directions, batch, hidden),
+        x.new_empty(directions, rows, 4 * hidden),
     )
 
 
@@ -73,16 +58,15 @@ def _(
 def _(
     grad_output: Tensor | None,
     grad_h_n: Tensor | None,
+    x: Tensor,
+    hx: Tensor,
     output: Tensor,
     gates: Tensor,
-    hx: Tensor,
-    w_hh: Tensor,
-    w_hh_reverse: Tensor | None,
+    weights: list[Tensor],
+    bias: bool,
     batch_sizes: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    directions, batch, hidden = hx.shape
-    return (
-        gates.new_empty(gates.shape),
-        gates.new_empty(*gates.shape[:-1], hidden),
-        gates.new_empty(directions, batch, hidden),
-    )
+    need_x: bool,
+    need_weights: bool,
+) -> list[Tensor]:
+    inputs = [hx, *([x] if need_x else []), *(weights if need_weights else [])]
+    return [tensor.new_empty(tensor.shape) for tensor in inputs]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gru_fused import _ops
-from gru_fused._autograd import Recurrence
+from gru_fused._autograd import Layer
 
 __all__ = ["gru", "gru_cell"]
 
@@ -83,11 +83,10 @@ def gru(
     x, hx, weights = _autocast(x, hx, weights)
 
     finals = []
+    per_layer = directions * per_direction
     for layer in range(num_layers):
-        first = layer * directions * per_direction
-        both = [weights[first + d * per_direction : first + (d + 1) * per_direction] for d in range(directions)]
         states = hx if num_layers == 1 else hx[layer * directions : (layer + 1) * directions]
-        x, h_n = _layer(x, states, both, batch_sizes)
+        x, h_n = _layer(x, states, weights[layer * per_layer : (layer + 1) * per_layer], bias, batch_sizes)
         finals.append(h_n)
         if dropout and training and layer < num_layers - 1:
             x = F.dropout(x, dropout)
@@ -132,23 +131,18 @@ def gru_cell(
     weights = [w_ih, w_hh] if b_ih is None else [w_ih, w_hh, b_ih, b_hh]
     _check_same_device(input, hx, weights)
     input, hx, weights = _autocast(input, hx, weights)
-    _, h_n = _layer(input.unsqueeze(0), hx.unsqueeze(0), [weights], None)
+    _, h_n = _layer(input.unsqueeze(0), hx.unsqueeze(0), weights, b_ih is not None, None)
     return h_n.squeeze(0)
 
 
 def _layer(
-    x: Tensor, hx: Tensor, weights: Sequence[Sequence[Tensor]], batch_sizes: Tensor | None
+    x: Tensor, hx: Tensor, weights: Sequence[Tensor], bias: bool, batch_sizes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """One layer over its directions, time first: (T, B, I) or (N, I) to (T, B, D * H) or (N, D * H), and h_n."""
-    w_ih, w_hh, b_ih, b_hh = (*weights[0], None, None)[:4]
-    arguments = [F.linear(x, w_ih, b_ih), None, hx, w_hh, None, b_hh, None, batch_sizes]
-    if len(weights) == 2:
-        w_ih, w_hh, b_ih, b_hh = (*weights[1], None, None)[:4]
-        arguments[1], arguments[4], arguments[6] = F.linear(x, w_ih, b_ih), w_hh, b_hh
-    if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments):
-        output, h_n, _ = Recurrence.apply(*arguments)
+    if torch.is_grad_enabled() and (x.requires_grad or hx.requires_grad or any(w.requires_grad for w in weights)):
+        output, h_n, _ = Layer.apply(x, hx, batch_sizes, bias, *weights)
         return output, h_n
-    return _ops.forward(*arguments)
+    return _ops.forward(x, hx, weights, bias, batch_sizes)
 
 
 def _check_same_device(input: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> None:

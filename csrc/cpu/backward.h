@@ -69,8 +69,6 @@ struct Backward {
   T* weights_of(int direction) const { return scratch + direction * layout.weights; }
   T* piece_of(int64_t i) const { return scratch + params.shape.directions * layout.weights + i * layout.piece; }
 
-  static inline int lanes_at(int64_t unit, int64_t hidden) { return hidden - unit < lanes ? int(hidden - unit) : lanes; }
-
   void pack(int64_t i) const {
     const int direction = int(i / layout.panels);
     const int64_t p = i % layout.panels;
@@ -90,7 +88,7 @@ struct Backward {
     S* grad_gates = static_cast<S*>(io.grad_gates.data) + row_of(io.grad_gates);
     S* h_prev = static_cast<S*>(io.h_prev.data) + row_of(io.h_prev);
     for (int64_t unit = 0; unit < hidden; unit += lanes) {
-      const int count = lanes_at(unit, hidden);
+      const int count = valid_lanes<T>(unit, hidden);
       Vec<T> d = load(grad_h + unit);
       if (grad_output) d += load(grad_output + unit, count);
       const Vec<T> h = load(before + unit, count);
@@ -125,7 +123,7 @@ struct Backward {
       for (int64_t unit = 0; unit < layout.row_size; ++unit) to[unit] = 0;
       if (grad_h_n)
         for (int64_t unit = 0; unit < hidden; unit += lanes) {
-          const int count = lanes_at(unit, hidden);
+          const int count = valid_lanes<T>(unit, hidden);
           store(to + unit, load(grad_h_n + row * io.grad_h_n.row + unit, count), count);
         }
     }
@@ -152,7 +150,7 @@ struct Backward {
     for (int64_t row = first; row < last; ++row)
       for (int64_t unit = 0; unit < hidden; unit += lanes)
         store(grad_hx + row * io.grad_hx.row + unit, load(grad_h + (row - first) * layout.row_size + unit),
-              lanes_at(unit, hidden));
+              valid_lanes<T>(unit, hidden));
   }
 };
 
@@ -161,10 +159,10 @@ void run_backward(const BackwardParams& params, void* scratch, const cpu::Parall
   const cpu::Plan plan = cpu::plan_of(params.shape, parallel.threads);
   const Backward<S> backward{params, plan, BackwardScratch(params.shape, plan, Simd<Accumulate<S>>::lanes),
                              static_cast<Accumulate<S>*>(scratch)};
-  parallel.run(params.shape.directions * backward.layout.panels,
-               [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->pack(i); }, &backward);
-  parallel.run(plan.pieces(params.shape),
-               [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->piece(i); }, &backward);
+  const auto pack = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->pack(i); };
+  const auto piece = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->piece(i); };
+  run_all(plan.parallel, parallel, params.shape.directions * backward.layout.panels, pack, &backward);
+  run_all(plan.parallel, parallel, plan.pieces(params.shape), piece, &backward);
 }
 
 }  // namespace

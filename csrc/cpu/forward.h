@@ -23,7 +23,7 @@ struct ForwardTile {
   int64_t hidden, padded;  // H, and H rounded up to full vectors: the row length of the states
   int64_t panel_size;
   const T* panels;         // packed W_hh, or null: the product is in `product`
-  const T* biases;         // [units / lanes][3][lanes]
+  const T* biases;         // [units / lanes][4][lanes]: r and z, of both projections; n of gh; n of gi
   const T* product;        // [rows][3][padded] = h W_hh^T, only without panels
   const T* state;          // [rows][padded], before the step
   T* next;                 // [rows][padded], after it
@@ -35,28 +35,28 @@ struct ForwardTile {
     Vec<T> acc[P][M][3];
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m)
-        for (int g = 0; g < 3; ++g) acc[p][m][g] = load(biases + ((panel + p) * 3 + g) * lanes);
+        for (int g = 0; g < 3; ++g) acc[p][m][g] = load(biases + ((panel + p) * 4 + g) * lanes);
     multiply<T, M, P>(acc, state + row * padded, padded, panels + panel * panel_size, panel_size, hidden);
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m) epilogue(row + m, (panel + p) * lanes, acc[p][m]);
   }
 
-  // Without panels: the product of the row is there already, only the bias is missing.
+  // Without panels: the product of the row is there already, only the biases are missing.
   inline void finish_row(int64_t row) const {
     for (int64_t unit = 0; unit < hidden; unit += lanes) {
       Vec<T> gh[3];
       for (int g = 0; g < 3; ++g)
-        gh[g] = load(product + (row * 3 + g) * padded + unit) + load(biases + unit * 3 + g * lanes);
+        gh[g] = load(product + (row * 3 + g) * padded + unit) + load(biases + unit * 4 + g * lanes);
       epilogue(row, unit, gh);
     }
   }
 
   inline __attribute__((always_inline)) void epilogue(int64_t row, int64_t unit, const Vec<T> (&gh)[3]) const {
-    const int count = hidden - unit < lanes ? int(hidden - unit) : lanes;
+    const int count = valid_lanes<T>(unit, hidden);
     const S* gi = static_cast<const S*>(io.gi.data) + gi_at + (first_row + row) * io.gi.row + unit;
     const auto step = cell_forward<VectorMath<T>>(
-        load(gi, count), load(gi + hidden, count), load(gi + 2 * hidden, count), gh[0], gh[1], gh[2],
-        load(state + row * padded + unit));
+        load(gi, count), load(gi + hidden, count), load(gi + 2 * hidden, count) + load(biases + unit * 4 + 3 * lanes),
+        gh[0], gh[1], gh[2], load(state + row * padded + unit));
     store(next + row * padded + unit, step.h);
     store(static_cast<S*>(io.output.data) + output_at + (first_row + row) * io.output.row + unit, step.h, count);
     if (io.gates.data) {
@@ -105,7 +105,7 @@ struct ForwardScratch {
     panel_size = shape.hidden * 3 * lanes;
     panels = padded / lanes;
     weights = plan.packed ? round_up(panels * panel_size, line) : 0;  // of one direction
-    biases = round_up(3 * padded, line);                              // of one direction
+    biases = round_up(4 * padded, line);                              // of one direction
     const int64_t product = plan.packed ? 0 : 3;
     piece = round_up(plan.tile_rows * (2 + product) * padded, line);
     total = shape.directions * (weights + biases) + plan.pieces(shape) * piece;
@@ -135,11 +135,15 @@ struct Forward {
     if (plan.packed)
       pack_gates(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, p,
                  weights_of(direction) + p * layout.panel_size);
-    const S* b = static_cast<const S*>(io.b_hh);
-    const int64_t count = hidden - p * lanes < lanes ? hidden - p * lanes : lanes;
-    for (int g = 0; g < 3; ++g)
-      store(biases_of(direction) + (p * 3 + g) * lanes,
-            b ? load(b + g * hidden + p * lanes, int(count)) : Vec<T>{});
+    const int count = valid_lanes<T>(p * lanes, hidden);
+    const auto bias = [&](const void* b, int64_t g) {
+      return b ? load(static_cast<const S*>(b) + g * hidden + p * lanes, count) : Vec<T>{};
+    };
+    T* to = biases_of(direction) + p * 4 * lanes;
+    store(to, bias(io.b_ih, 0) + bias(io.b_hh, 0));
+    store(to + lanes, bias(io.b_ih, 1) + bias(io.b_hh, 1));
+    store(to + 2 * lanes, bias(io.b_hh, 2));
+    store(to + 3 * lanes, bias(io.b_ih, 2));
   }
 
   void piece(int64_t i) const {
@@ -156,7 +160,7 @@ struct Forward {
     const S* hx = static_cast<const S*>(io.hx.data);
     for (int64_t row = first; row < last; ++row)
       for (int64_t unit = 0; unit < padded; unit += lanes) {
-        const int count = hidden - unit < lanes ? int(hidden - unit) : lanes;
+        const int count = valid_lanes<T>(unit, hidden);
         store(state + (row - first) * padded + unit, load(hx + row * io.hx.row + unit, count));
       }
 
@@ -192,7 +196,7 @@ struct Forward {
     S* h_n = static_cast<S*>(io.h_n.data);
     for (int64_t row = first; row < last; ++row)
       for (int64_t unit = 0; unit < hidden; unit += lanes) {
-        const int count = hidden - unit < lanes ? int(hidden - unit) : lanes;
+        const int count = valid_lanes<T>(unit, hidden);
         store(h_n + row * io.h_n.row + unit, load(state + (row - first) * padded + unit), count);
       }
   }
@@ -203,10 +207,10 @@ void run_forward(const ForwardParams& params, void* scratch, const cpu::Parallel
   const cpu::Plan plan = cpu::plan_of(params.shape, parallel.threads);
   const Forward<S> forward{params, plan, ForwardScratch(params.shape, plan, Simd<Accumulate<S>>::lanes),
                            static_cast<Accumulate<S>*>(scratch)};
-  parallel.run(params.shape.directions * forward.layout.panels,
-               [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->pack(i); }, &forward);
-  parallel.run(plan.pieces(params.shape),
-               [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->piece(i); }, &forward);
+  const auto pack = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->pack(i); };
+  const auto piece = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->piece(i); };
+  run_all(plan.parallel, parallel, params.shape.directions * forward.layout.panels, pack, &forward);
+  run_all(plan.parallel, parallel, plan.pieces(params.shape), piece, &forward);
 }
 
 }  // namespace

@@ -10,7 +10,8 @@ namespace gru_fused::cpu {
 
 // Runs body(context, i) for every i in [0, count), in parallel where the caller can.
 struct Parallel {
-  void (*run)(int64_t count, void (*body)(const void* context, int64_t i), const void* context);
+  using Body = void (*)(const void* context, int64_t i);
+  void (*run)(int64_t count, Body body, const void* context);
   int64_t threads;
 };
 

@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "kernels.h"
 #include "simd.h"
 
 namespace gru_fused {
@@ -17,6 +18,12 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 // Rows of a full microkernel: 3 accumulators a row, 3 weights and 1 broadcast fill the registers
 // (16 of them, or 32 with AVX-512).
 constexpr int kRows = GRU_FUSED_VECTOR_BYTES == 64 ? 8 : 4;
+
+// How many lanes of the vector that begins at this unit are units.
+template <class T>
+inline int valid_lanes(int64_t unit, int64_t hidden) {
+  return hidden - unit < Simd<T>::lanes ? int(hidden - unit) : Simd<T>::lanes;
+}
 
 template <class T> constexpr int64_t panel_width = 3 * Simd<T>::lanes;
 
@@ -101,6 +108,13 @@ void pack_columns(const S* w, int64_t w_row, int64_t hidden, int64_t padded, int
       const S* from = w + (g * hidden + k) * w_row + first;
       for (int64_t v = 0; v < width; ++v) to[v] = k < hidden && v < valid ? scalar(from + v) : T(0);
     }
+}
+
+// Waking another thread costs more than a small call: then everything runs here.
+inline void run_all(bool in_parallel, const cpu::Parallel& parallel, int64_t count, cpu::Parallel::Body body,
+                    const void* context) {
+  if (in_parallel) return parallel.run(count, body, context);
+  for (int64_t i = 0; i < count; ++i) body(context, i);
 }
 
 }  // namespace

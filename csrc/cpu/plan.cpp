@@ -14,7 +14,7 @@ constexpr int64_t kPackingRows = 8;
 
 Plan plan_of(const Shape& shape, int64_t threads) {
   Plan plan;
-  if (shape.batch == 0 || shape.steps == 0) return plan;
+  if (shape.batch == 0) return plan;
   const int64_t work = 3 * shape.hidden * shape.hidden * shape.batch * shape.steps;
   const int64_t worth = work / kWorthAThread + 1;
   if (threads > worth) threads = worth;
@@ -24,6 +24,7 @@ Plan plan_of(const Shape& shape, int64_t threads) {
   if (tiles > shape.batch) tiles = shape.batch;
   plan.tile_rows = (shape.batch + tiles - 1) / tiles;
   plan.tiles = (shape.batch + plan.tile_rows - 1) / plan.tile_rows;
+  plan.parallel = threads > 1 && tiles * shape.directions > 1;
   plan.packed = shape.batch * shape.steps > kPackingRows;
   return plan;
 }

@@ -12,6 +12,7 @@ struct Plan {
   int64_t tile_rows = 0;  // rows of the largest tile
   int64_t tiles = 0;      // tiles of one direction
   bool packed = false;    // W_hh is copied into panels first
+  bool parallel = false;  // more than one thread has work
 
   GRU_FUSED_HD int64_t pieces(const Shape& shape) const { return tiles * shape.directions; }
 };

@@ -32,28 +32,31 @@ void launch(const Call& call, const Scratch& scratch_bytes, const Run& run) {
   run(call.params, scratch.data_ptr(), parallel);
 }
 
-std::tuple<Tensor, Tensor> gru_forward(Tensor gi, OptionalTensor gi_reverse, Tensor hx, Tensor w_hh,
-                                       OptionalTensor w_hh_reverse, OptionalTensor b_hh, OptionalTensor b_hh_reverse,
+std::tuple<Tensor, Tensor> gru_forward(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias,
                                        OptionalTensor batch_sizes) {
-  const ForwardCall call(gi, gi_reverse, hx, w_hh, w_hh_reverse, b_hh, b_hh_reverse, batch_sizes, false);
+  const ForwardCall call(x, hx, Weights(weights, bias), batch_sizes, false);
   launch(call, kernels().forward_scratch, kernels().forward);
   return {call.output, call.h_n};
 }
 
-std::tuple<Tensor, Tensor, Tensor> gru_forward_train(Tensor gi, OptionalTensor gi_reverse, Tensor hx, Tensor w_hh,
-                                                     OptionalTensor w_hh_reverse, OptionalTensor b_hh,
-                                                     OptionalTensor b_hh_reverse, OptionalTensor batch_sizes) {
-  const ForwardCall call(gi, gi_reverse, hx, w_hh, w_hh_reverse, b_hh, b_hh_reverse, batch_sizes, true);
+std::tuple<Tensor, Tensor, Tensor> gru_forward_train(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias,
+                                                     OptionalTensor batch_sizes) {
+  const ForwardCall call(x, hx, Weights(weights, bias), batch_sizes, true);
   launch(call, kernels().forward_scratch, kernels().forward);
-  return {call.output, call.h_n, *call.gates};
+  return {call.output, call.h_n, call.gates};
 }
 
-std::tuple<Tensor, Tensor, Tensor> gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor output,
-                                                Tensor gates, Tensor hx, Tensor w_hh, OptionalTensor w_hh_reverse,
-                                                OptionalTensor batch_sizes) {
-  const BackwardCall call(grad_output, grad_h_n, output, gates, hx, w_hh, w_hh_reverse, batch_sizes);
+std::vector<Tensor> gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor x, Tensor hx,
+                                 Tensor output, Tensor gates, std::vector<Tensor> weights, bool bias,
+                                 OptionalTensor batch_sizes, bool need_x, bool need_weights) {
+  const Weights all(weights, bias);
+  const BackwardCall call(grad_output, grad_h_n, x, hx, output, gates, all, batch_sizes);
   launch(call, kernels().backward_scratch, kernels().backward);
-  return {call.grad_gates, call.h_prev, call.grad_hx};
+  std::vector<Tensor> grads{call.grad_hx};
+  if (need_x) grads.push_back(call.grad_x(x, all));
+  if (need_weights)
+    for (Tensor& grad : call.grad_weights(x, all)) grads.push_back(std::move(grad));
+  return grads;
 }
 
 std::string cpu_capability() { return kernels().name; }

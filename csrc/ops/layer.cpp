@@ -8,36 +8,54 @@ int64_t size_or_zero(const Tensor& tensor, int64_t axis) {
   return tensor.dim() > axis ? tensor.size(axis) : 0;
 }
 
+// [T, B, n] or [N, n] as a matrix.
+Tensor as_matrix(const Tensor& steps, int64_t rows) {
+  const int64_t n = steps.size(steps.dim() - 1);
+  return strided(torch::stable::contiguous(steps), 0, {rows, n}, {n, 1});
+}
+
+// Columns [first, first + count) of direction d of an array [D, rows, n].
+Tensor columns(const Tensor& array, int64_t d, int64_t first, int64_t count) {
+  return strided(array, d * array.stride(0) + first, {array.size(1), count}, {array.stride(1), 1});
+}
+
 }  // namespace
 
-Layer::Layer(const Tensor& steps, bool gates_are_saved, const Tensor& hx, const Tensor& w_hh,
-             const OptionalTensor& w_hh_reverse, const OptionalTensor& batch_sizes)
-    : batch_sizes_(batch_sizes) {
-  shape_.dtype = dtype_of("the first argument", steps);
-  shape_.directions = w_hh_reverse ? 2 : 1;
-  shape_.hidden = size_or_zero(w_hh, 1);
-  shape_.batch = size_or_zero(hx, 1);
-  const int64_t D = shape_.directions, H = shape_.hidden;
+Weights::Weights(const std::vector<Tensor>& tensors, bool bias) : tensors_(tensors), bias_(bias) {
+  directions_ = int(tensors.size()) / stride();
+  check(tensors.size() % stride() == 0 && (directions_ == 1 || directions_ == 2), "weights: expected ", stride(),
+        " tensors for each of one or two directions, got ", tensors.size());
+}
 
-  check_like("hx", hx, steps);
-  check_shape("hx", hx, {D, shape_.batch, H});
-  check_like("w_hh", w_hh, steps);
-  check_shape("w_hh", w_hh, {3 * H, H});
-  if (w_hh_reverse) {
-    check_like("w_hh_reverse", *w_hh_reverse, steps);
-    check_shape("w_hh_reverse", *w_hh_reverse, {3 * H, H});
+void Weights::check_all(const Tensor& like, int64_t inputs, int64_t hidden) const {
+  for (int d = 0; d < directions_; ++d) {
+    check_shape("w_ih", w_ih(d), {3 * hidden, inputs});
+    check_shape("w_hh", w_hh(d), {3 * hidden, hidden});
+    if (!bias_) continue;
+    check_shape("b_ih", b_ih(d), {3 * hidden});
+    check_shape("b_hh", b_hh(d), {3 * hidden});
   }
+  for (const Tensor& tensor : tensors_) check_like("weights", tensor, like);
+}
 
-  const int64_t lead = gates_are_saved ? 1 : 0;
-  if (!batch_sizes_) {
-    check(steps.dim() == 3 + lead, "the first argument: expected ", 3 + lead, " dimensions, got ", steps.dim());
-    shape_.steps = steps.size(lead);
+Layer::Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes)
+    : batch_sizes_(batch_sizes) {
+  const bool packed = batch_sizes_.has_value();
+  check(x.dim() == (packed ? 2 : 3), "x: expected ", packed ? 2 : 3, " dimensions, got ", x.dim());
+  shape_.dtype = dtype_of("x", x);
+  shape_.directions = weights.directions();
+  shape_.batch = packed ? size_or_zero(hx, 1) : x.size(1);
+  shape_.hidden = size_or_zero(weights.w_hh(0), 1);
+  inputs_ = x.size(x.dim() - 1);
+  check_like("hx", hx, x);
+  check_shape("hx", hx, {shape_.directions, shape_.batch, shape_.hidden});
+  weights.check_all(x, inputs_, shape_.hidden);
+
+  if (!packed) {
+    shape_.steps = x.size(0);
     rows_ = shape_.steps * shape_.batch;
     return;
   }
-
-  check(steps.dim() == 2 + lead, "the first argument: expected ", 2 + lead, " dimensions with batch_sizes, got ",
-        steps.dim());
   check(batch_sizes_->is_cpu() && batch_sizes_->scalar_type() == ScalarType::Long && batch_sizes_->dim() == 1,
         "batch_sizes: expected a 1-D int64 tensor on the CPU");
   batch_sizes_ = torch::stable::contiguous(*batch_sizes_);
@@ -54,107 +72,130 @@ Layer::Layer(const Tensor& steps, bool gates_are_saved, const Tensor& hx, const 
     rows_ += alive;
     before = alive;
   }
+  check(rows_ == x.size(0), "batch_sizes: expected a sum of ", x.size(0), ", the rows of x; got ", rows_);
   shape_.offsets = offsets_.data();
 }
 
 std::vector<int64_t> Layer::step_sizes(int64_t n) const {
-  return packed() ? std::vector<int64_t>{rows_, n} : std::vector<int64_t>{shape_.steps, shape_.batch, n};
-}
-
-std::vector<int64_t> Layer::saved_sizes(int64_t n) const {
-  std::vector<int64_t> sizes = step_sizes(n);
-  sizes.insert(sizes.begin(), shape_.directions);
-  return sizes;
+  return batch_sizes_ ? std::vector<int64_t>{rows_, n} : std::vector<int64_t>{shape_.steps, shape_.batch, n};
 }
 
 void Layer::check_steps(const char* name, const Tensor& tensor, int64_t n) const {
-  if (packed())
+  if (batch_sizes_)
     check_shape(name, tensor, {rows_, n});
   else
     check_shape(name, tensor, {shape_.steps, shape_.batch, n});
 }
 
-void Layer::check_saved(const char* name, const Tensor& tensor, int64_t n) const {
-  if (packed())
-    check_shape(name, tensor, {shape_.directions, rows_, n});
-  else
-    check_shape(name, tensor, {shape_.directions, shape_.steps, shape_.batch, n});
+Tensor Layer::new_rows(const Tensor& like, int64_t n) const {
+  return torch::stable::new_empty(like, {shape_.directions, rows_, n});
 }
 
-ForwardCall::ForwardCall(const Tensor& gi, const OptionalTensor& gi_reverse, const Tensor& hx, const Tensor& w_hh,
-                         const OptionalTensor& w_hh_reverse, const OptionalTensor& b_hh,
-                         const OptionalTensor& b_hh_reverse, const OptionalTensor& batch_sizes, bool save)
-    : layer(gi, false, hx, w_hh, w_hh_reverse, batch_sizes),
-      output(torch::stable::new_empty(gi, layer.step_sizes(layer.shape().directions * layer.shape().hidden))),
-      h_n(torch::stable::new_empty(gi, {layer.shape().directions, layer.shape().batch, layer.shape().hidden})) {
-  const int64_t H = layer.shape().hidden, element = size_of(layer.shape().dtype);
-  if (save) gates = torch::stable::new_empty(gi, layer.saved_sizes(4 * H));
-  check(gi_reverse.has_value() == w_hh_reverse.has_value(),
-        "gi_reverse: expected together with w_hh_reverse, for two directions");
-
+ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes,
+                         bool save)
+    : layer(x, hx, weights, batch_sizes),
+      output(torch::stable::new_empty(x, layer.step_sizes(layer.shape().directions * layer.shape().hidden))),
+      h_n(torch::stable::new_empty(x, {layer.shape().directions, layer.shape().batch, layer.shape().hidden})),
+      gates(layer.new_rows(x, (save ? 4 : 3) * layer.shape().hidden)) {
+  const int64_t H = layer.shape().hidden, element = layer.element_size();
   const auto hold = [&](const Tensor& tensor) { return held.emplace_back(with_dense_rows(tensor)); };
-  const Tensor states = hold(hx);
+  const Tensor inputs = as_matrix(x, layer.rows()), states = hold(hx);
   params.shape = layer.shape();
-  for (int d = 0; d < layer.shape().directions; ++d) {
-    const Tensor& steps = d == 0 ? gi : *gi_reverse;
-    const OptionalTensor& bias = d == 0 ? b_hh : b_hh_reverse;
-    check_like("gi_reverse", steps, gi);
-    layer.check_steps(d == 0 ? "gi" : "gi_reverse", steps, 3 * H);
-    const Tensor weight = hold(d == 0 ? w_hh : *w_hh_reverse);
+  for (int d = 0; d < weights.directions(); ++d) {
+    // gi goes where the gates will be: the kernel reads a step's inputs just before it writes its gates.
+    multiply_into(columns(gates, d, 0, 3 * H), inputs, transposed(weights.w_ih(d)));
 
     ForwardDirection& to = params.direction[d];
-    to.gi = step_rows<const void>(hold(steps), 0, element);
-    to.hx = direction_rows<const void>(states, d, element);
+    to.gi = layer.own_rows<const void>(gates, d);
+    to.hx = state_rows<const void>(states, d, element);
+    const Tensor weight = hold(weights.w_hh(d));
     to.w_hh = {weight.data_ptr(), 0, weight.stride(0)};
-    if (bias) {
-      check_like("b_hh", *bias, gi);
-      check_shape(d == 0 ? "b_hh" : "b_hh_reverse", *bias, {3 * H});
-      to.b_hh = hold(*bias).data_ptr();
+    if (weights.has_bias()) {
+      to.b_ih = hold(weights.b_ih(d)).data_ptr();
+      to.b_hh = hold(weights.b_hh(d)).data_ptr();
     }
     to.output = step_rows<void>(output, d * H, element);
-    to.h_n = direction_rows<void>(h_n, d, element);
-    if (gates) to.gates = direction_rows<void>(*gates, d, element);
+    to.h_n = state_rows<void>(h_n, d, element);
+    if (save) to.gates = layer.own_rows<void>(gates, d);
   }
 }
 
-BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& output,
-                           const Tensor& gates, const Tensor& hx, const Tensor& w_hh,
-                           const OptionalTensor& w_hh_reverse, const OptionalTensor& batch_sizes)
-    : layer(gates, true, hx, w_hh, w_hh_reverse, batch_sizes),
-      grad_gates(torch::stable::new_empty(gates, layer.saved_sizes(4 * layer.shape().hidden))),
-      h_prev(torch::stable::new_empty(gates, layer.saved_sizes(layer.shape().hidden))),
-      grad_hx(torch::stable::new_empty(gates, {layer.shape().directions, layer.shape().batch, layer.shape().hidden})) {
-  const int64_t D = layer.shape().directions, H = layer.shape().hidden, element = size_of(layer.shape().dtype);
-  layer.check_saved("gates", gates, 4 * H);
+BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x,
+                           const Tensor& hx, const Tensor& output, const Tensor& gates, const Weights& weights,
+                           const OptionalTensor& batch_sizes)
+    : layer(x, hx, weights, batch_sizes),
+      grad_gates(layer.new_rows(x, 4 * layer.shape().hidden)),
+      h_prev(layer.new_rows(x, layer.shape().hidden)),
+      grad_hx(torch::stable::new_empty(x, {layer.shape().directions, layer.shape().batch, layer.shape().hidden})) {
+  const int64_t D = layer.shape().directions, H = layer.shape().hidden, element = layer.element_size();
+  check_like("gates", gates, x);
+  check_shape("gates", gates, {D, layer.rows(), 4 * H});
+  check_like("output", output, x);
   layer.check_steps("output", output, D * H);
-  check_like("output", output, gates);
   if (grad_output) {
+    check_like("grad_output", *grad_output, x);
     layer.check_steps("grad_output", *grad_output, D * H);
-    check_like("grad_output", *grad_output, gates);
   }
   if (grad_h_n) {
+    check_like("grad_h_n", *grad_h_n, x);
     check_shape("grad_h_n", *grad_h_n, {D, layer.shape().batch, H});
-    check_like("grad_h_n", *grad_h_n, gates);
   }
 
   const auto hold = [&](const Tensor& tensor) { return held.emplace_back(with_dense_rows(tensor)); };
   const Tensor states = hold(hx), outputs = hold(output), saved = hold(gates);
-  const OptionalTensor grads = grad_output ? OptionalTensor(hold(*grad_output)) : std::nullopt;
+  const OptionalTensor step_grads = grad_output ? OptionalTensor(hold(*grad_output)) : std::nullopt;
   const OptionalTensor last_grads = grad_h_n ? OptionalTensor(hold(*grad_h_n)) : std::nullopt;
   params.shape = layer.shape();
   for (int d = 0; d < D; ++d) {
-    const Tensor weight = hold(d == 0 ? w_hh : *w_hh_reverse);
+    const Tensor weight = hold(weights.w_hh(d));
     BackwardDirection& to = params.direction[d];
-    if (grads) to.grad_output = step_rows<const void>(*grads, d * H, element);
-    if (last_grads) to.grad_h_n = direction_rows<const void>(*last_grads, d, element);
+    if (step_grads) to.grad_output = step_rows<const void>(*step_grads, d * H, element);
+    if (last_grads) to.grad_h_n = state_rows<const void>(*last_grads, d, element);
     to.output = step_rows<const void>(outputs, d * H, element);
-    to.gates = direction_rows<const void>(saved, d, element);
-    to.hx = direction_rows<const void>(states, d, element);
+    to.gates = layer.own_rows<const void>(saved, d);
+    to.hx = state_rows<const void>(states, d, element);
     to.w_hh = {weight.data_ptr(), 0, weight.stride(0)};
-    to.grad_gates = direction_rows<void>(grad_gates, d, element);
-    to.h_prev = direction_rows<void>(h_prev, d, element);
-    to.grad_hx = direction_rows<void>(grad_hx, d, element);
+    to.grad_gates = layer.own_rows<void>(grad_gates, d);
+    to.h_prev = layer.own_rows<void>(h_prev, d);
+    to.grad_hx = state_rows<void>(grad_hx, d, element);
   }
+}
+
+Tensor BackwardCall::grad_x(const Tensor& x, const Weights& weights) const {
+  const int64_t D = layer.shape().directions, H = layer.shape().hidden;
+  std::vector<int64_t> sizes = layer.step_sizes(layer.inputs());
+  if (D == 2) sizes.insert(sizes.begin(), D);
+  const Tensor grads = torch::stable::new_empty(x, sizes);
+  for (int d = 0; d < D; ++d)
+    multiply_into(strided(grads, d * layer.rows() * layer.inputs(), {layer.rows(), layer.inputs()},
+                          {layer.inputs(), 1}),
+                  columns(grad_gates, d, H, 3 * H), weights.w_ih(d));
+  return D == 1 ? grads : sum_first_axis(grads);
+}
+
+std::vector<Tensor> BackwardCall::grad_weights(const Tensor& x, const Weights& weights) const {
+  const int64_t H = layer.shape().hidden, I = layer.inputs();
+  const Tensor inputs = as_matrix(x, layer.rows());
+  std::vector<Tensor> grads;
+  for (int d = 0; d < weights.directions(); ++d) {
+    const Tensor w_ih = grads.emplace_back(torch::stable::new_empty(x, {3 * H, I}));
+    multiply_into(w_ih, transposed(columns(grad_gates, d, H, 3 * H)), inputs);
+
+    // d_gh is r, z, nr; a row of grad_gates is nr, r, z, n.
+    const Tensor w_hh = grads.emplace_back(torch::stable::new_empty(x, {3 * H, H}));
+    const Tensor states = columns(h_prev, d, 0, H);
+    multiply_into(strided(w_hh, 0, {2 * H, H}, {H, 1}), transposed(columns(grad_gates, d, H, 2 * H)), states);
+    multiply_into(strided(w_hh, 2 * H * H, {H, H}, {H, 1}), transposed(columns(grad_gates, d, 0, H)), states);
+    if (!weights.has_bias()) continue;
+
+    const Tensor sums = sum_first_axis(columns(grad_gates, d, 0, 4 * H));
+    grads.push_back(strided(sums, H, {3 * H}, {1}));
+    const Tensor b_hh = grads.emplace_back(torch::stable::new_empty(x, {3 * H}));
+    Tensor gates_rz = strided(b_hh, 0, {2 * H}, {1}), gate_n = strided(b_hh, 2 * H, {H}, {1});
+    torch::stable::copy_(gates_rz, strided(sums, H, {2 * H}, {1}));
+    torch::stable::copy_(gate_n, strided(sums, 0, {H}, {1}));
+  }
+  return grads;
 }
 
 }  // namespace gru_fused::ops

@@ -1,6 +1,7 @@
 // Small helpers over torch's stable tensor: checks with readable messages, and views for the kernels.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -10,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "../gru_params.h"
 
@@ -53,11 +55,11 @@ inline void check_shape(const char* name, const Tensor& tensor, std::initializer
   check(same, name, ": expected shape ", shape_text(expected), ", got ", shape_text(sizes));
 }
 
-// The same dtype and device as the first argument of the call, `gi`.
+// The same dtype and device as the input.
 inline void check_like(const char* name, const Tensor& tensor, const Tensor& like) {
-  check(tensor.scalar_type() == like.scalar_type(), name, ": expected the dtype of the first argument, got another (",
+  check(tensor.scalar_type() == like.scalar_type(), name, ": expected the dtype of the input, got another (",
         int(tensor.scalar_type()), " against ", int(like.scalar_type()), " in torch's numbering)");
-  check(tensor.device() == like.device(), name, ": expected the device of the first argument, got another");
+  check(tensor.device() == like.device(), name, ": expected the device of the input, got another");
 }
 
 inline DType dtype_of(const char* name, const Tensor& tensor) {
@@ -78,8 +80,34 @@ inline Tensor with_dense_rows(const Tensor& tensor) {
   return tensor.stride(last) == 1 || tensor.size(last) <= 1 ? tensor : torch::stable::contiguous(tensor);
 }
 
-inline OptionalTensor with_dense_rows(const OptionalTensor& tensor) {
-  return tensor ? OptionalTensor(with_dense_rows(*tensor)) : std::nullopt;
+// A view of the tensor's storage, `offset` elements past the tensor's first.
+inline Tensor strided(const Tensor& tensor, int64_t offset, std::initializer_list<int64_t> sizes,
+                      std::initializer_list<int64_t> strides) {
+  AtenTensorHandle view = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), int64_t(sizes.size()), sizes.begin(),
+                                                               strides.begin(), offset, &view));
+  return Tensor(view);
+}
+
+inline Tensor transposed(const Tensor& matrix) {
+  return strided(matrix, 0, {matrix.size(1), matrix.size(0)}, {matrix.stride(1), matrix.stride(0)});
+}
+
+// out = a b, by torch's own GEMM for the device; out may have any row stride.
+inline void multiply_into(const Tensor& out, const Tensor& a, const Tensor& b) {
+  using torch::stable::detail::from;
+  StableIValue stack[3] = {from(a), from(b), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack, TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);  // drops the reference that the call returned
+}
+
+// The sum over the first axis.
+inline Tensor sum_first_axis(const Tensor& tensor) {
+  using torch::stable::detail::from;
+  StableIValue stack[4] = {from(tensor), from(std::optional(std::vector<int64_t>{0})), from(false),
+                           from(std::optional<ScalarType>())};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sum", "dim_IntList", stack, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // Rows of a [T, B, n] or, packed, [N, n] tensor, from element `first` on.
@@ -90,12 +118,10 @@ inline Rows<Void> step_rows(const Tensor& tensor, int64_t first, int64_t element
           tensor.stride(dim - 2)};
 }
 
-// Slice `index` of the leading axis of size D: a state [D, B, H], or saved rows [D, T, B, n] or [D, N, n].
+// Slice `index` of a state [D, B, H].
 template <class Void>
-inline Rows<Void> direction_rows(const Tensor& tensor, int64_t index, int64_t element_size) {
-  const int64_t dim = tensor.dim();
-  return {static_cast<char*>(tensor.data_ptr()) + index * tensor.stride(0) * element_size,
-          dim == 4 ? tensor.stride(1) : 0, tensor.stride(dim - 2)};
+inline Rows<Void> state_rows(const Tensor& tensor, int64_t index, int64_t element_size) {
+  return {static_cast<char*>(tensor.data_ptr()) + index * tensor.stride(0) * element_size, 0, tensor.stride(1)};
 }
 
 }  // namespace gru_fused::ops
