@@ -26,7 +26,16 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
 
-COMMON = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+COMMON = [
+    "-std=c++20",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+    "-Wno-maybe-uninitialized",
+]
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # 2.11
 PYTHON_LIMITED = "-DPy_LIMITED_API=0x030a0000"  # 3.10
 

@@ -15,7 +15,7 @@ from benchmarks.implementations import BASELINE, IMPLEMENTATIONS, SUBJECT, insta
 from benchmarks.machine import recent_load, this_machine
 from benchmarks.measure import measure
 from benchmarks.plot import plot
-from benchmarks.results import Result, ResultFile, table
+from benchmarks.results import Result, append_to_file, start_file, table
 from benchmarks.workloads import DTYPES, Workload, read_workloads
 
 HERE = Path(__file__).parent
@@ -88,7 +88,7 @@ def main() -> int:
     failures = 0
 
     path = arguments.out / "results.csv"
-    file = ResultFile(path)
+    start_file(path)
     for workload, dtype in (progress := tqdm(cases, unit="row", disable=None)):
         progress.set_description(f"{workload} {dtype}")
         try:
@@ -99,7 +99,7 @@ def main() -> int:
             failures += 1
             progress.write(f"FAILED {workload} {dtype}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
-        file.write(measured)
+        append_to_file(measured, path)
         results += measured
 
     if results:

@@ -27,8 +27,9 @@ def truth_of(problem: Problem) -> tuple[Tensor, ...]:
 
 
 def check(calls: Mapping[str, Call], truth: Sequence[Tensor], names: Sequence[str]) -> None:
-    """Raises WrongResult if a result of any of the calls is too far from the truth; ``names`` are the results'."""
+    """Raises WrongResult, with all that is wrong, if a call is too far from the truth; ``names`` are the results'."""
     baseline = calls[BASELINE]()
+    faults = []
     for implementation, call in calls.items():
         if implementation == BASELINE:
             continue
@@ -36,15 +37,21 @@ def check(calls: Mapping[str, Call], truth: Sequence[Tensor], names: Sequence[st
         if len(results) != len(names):
             raise WrongResult(f"{implementation} returned {len(results)} results, not {len(names)}")
         for name, result, expected, exact in zip(names, results, baseline, truth, strict=True):
-            if result.shape != expected.shape or result.dtype != expected.dtype:
-                found, wanted = (f"{t.dtype} {tuple(t.shape)}" for t in (result, expected))
-                raise WrongResult(f"{implementation}, {name}: {found} where {wanted} is expected")
-            error, own = max_error(result, exact), max_error(expected, exact)
-            allowed = FACTOR * own + FLOOR * torch.finfo(result.dtype).eps * exact.abs().max().item()
-            if not error <= allowed:  # written so that NaN fails
-                raise WrongResult(
-                    f"{implementation}, {name}: error {error:.2g}, allowed {allowed:.2g}, {BASELINE} {own:.2g}"
-                )
+            if fault := fault_of(result, expected, exact):
+                faults.append(f"{implementation}, {name}: {fault}")
+    if faults:
+        raise WrongResult("; ".join(faults))
+
+
+def fault_of(result: Tensor, expected: Tensor, exact: Tensor) -> str | None:
+    if result.shape != expected.shape or result.dtype != expected.dtype:
+        found, wanted = (f"{t.dtype} {tuple(t.shape)}" for t in (result, expected))
+        return f"{found} where {wanted} is expected"
+    error, own = max_error(result, exact), max_error(expected, exact)
+    allowed = FACTOR * own + FLOOR * torch.finfo(result.dtype).eps * exact.abs().max().item()
+    if error <= allowed:  # not so for NaN
+        return None
+    return f"error {error:.2g}, allowed {allowed:.2g}, {BASELINE} {own:.2g}"
 
 
 def max_error(result: Tensor, exact: Tensor) -> float:

@@ -47,8 +47,8 @@ def modules_of(package: str) -> Callable[[Problem], Call]:
         else:
             module = rnn.GRU(w.I, w.H, w.layers, bidirectional=w.directions == 2)
             inputs, grad_outputs = (problem.x,), (problem.grad_output,)
-        module.load_state_dict(problem.weights)
         module.to(problem.x.device, problem.x.dtype).train(training)
+        module.load_state_dict(problem.weights)
         inputs = [x.detach().requires_grad_(training) for x in inputs]
         hx = problem.hx.detach().requires_grad_(training)
 
@@ -64,7 +64,8 @@ def modules_of(package: str) -> Callable[[Problem], Call]:
             return (*outputs, h)
 
         forward = steps if w.kind == "cell" else sequence
-        leaves = [*inputs, hx, *module.parameters()]
+        parameters = dict(module.named_parameters())
+        leaves = [*inputs, hx, *(parameters[name] for name in problem.weights)]
         cotangents = [*grad_outputs, problem.grad_h_n]
 
         def forward_backward() -> tuple[Tensor, ...]:

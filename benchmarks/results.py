@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -75,20 +76,22 @@ def summarize(
     return results
 
 
-class ResultFile:
-    """Written line by line, so that a run that is cut short leaves what it has measured."""
+def start_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer_to(file).writeheader()
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("w", newline="")
-        self.writer = csv.DictWriter(self.file, [field.name for field in fields(Result)], lineterminator="\n")
-        self.writer.writeheader()
 
-    def write(self, results: Iterable[Result]) -> None:
+def append_to_file(results: Iterable[Result], path: Path) -> None:
+    """Called after every workload, so that a run that is cut short leaves what it has measured."""
+    with path.open("a", newline="") as file:
+        writer = writer_to(file)
         for result in results:
-            row = asdict(result)
-            self.writer.writerow({key: f"{x:.4g}" if isinstance(x, float) else x for key, x in row.items()})
-        self.file.flush()
+            writer.writerow({key: f"{x:.4g}" if isinstance(x, float) else x for key, x in asdict(result).items()})
+
+
+def writer_to(file: TextIO) -> csv.DictWriter:
+    return csv.DictWriter(file, [field.name for field in fields(Result)], lineterminator="\n")
 
 
 def table(results: Sequence[Result]) -> str:

@@ -39,9 +39,10 @@ struct GateGrads {
 };
 
 template <class Math>
-GRU_FUSED_HD Stepped<typename Math::Value> cell_forward(
-    typename Math::Value gi_r, typename Math::Value gi_z, typename Math::Value gi_n, typename Math::Value gh_r,
-    typename Math::Value gh_z, typename Math::Value gh_n, typename Math::Value h) {
+GRU_FUSED_HD Stepped<typename Math::Value> cell_forward(typename Math::Value gi_r, typename Math::Value gi_z,
+                                                        typename Math::Value gi_n, typename Math::Value gh_r,
+                                                        typename Math::Value gh_z, typename Math::Value gh_n,
+                                                        typename Math::Value h) {
   using Value = typename Math::Value;
   const Value r = Math::sigmoid(gi_r + gh_r);
   const Value z = Math::sigmoid(gi_z + gh_z);
@@ -51,8 +52,9 @@ GRU_FUSED_HD Stepped<typename Math::Value> cell_forward(
 
 // d = dL/dh' of this step, from the output and from the step after it; h is the state before the step.
 template <class Math>
-GRU_FUSED_HD GateGrads<typename Math::Value> cell_backward(
-    typename Math::Value d, const Gates<typename Math::Value>& gates, typename Math::Value h) {
+GRU_FUSED_HD GateGrads<typename Math::Value> cell_backward(typename Math::Value d,
+                                                           const Gates<typename Math::Value>& gates,
+                                                           typename Math::Value h) {
   using Value = typename Math::Value;
   const Value one = Math::one();
   const Value a_n = d * (one - gates.z) * (one - gates.n * gates.n);

@@ -63,9 +63,7 @@ def _differentiable_grads(
     # Views, so that a tensor given twice (tied directions) is two inputs with a gradient each.
     inputs = [None if y is None else y.view_as(y) for y in (x, hx, None, None, *weights)]
     x, hx, _, _, *weights = inputs
-    output, h_n = reference.gru(
-        x, hx, weights, bias=bias, bidirectional=hx.shape[0] == 2, batch_sizes=batch_sizes
-    )
+    output, h_n = reference.gru(x, hx, weights, bias=bias, bidirectional=hx.shape[0] == 2, batch_sizes=batch_sizes)
     pairs = [(value, grad) for value, grad in ((output, grad_output), (h_n, grad_h_n)) if grad is not None]
     wanted = [i for i, need in enumerate(needed) if need]
     values = torch.autograd.grad(

@@ -67,10 +67,11 @@ def gru(
     """
     directions = 2 if bidirectional else 1
     per_direction = 4 if bias else 2
-    if len(weights) != num_layers * directions * per_direction:
+    per_layer = directions * per_direction
+    if len(weights) != num_layers * per_layer:
         raise RuntimeError(
-            f"weights: expected {num_layers * directions * per_direction} tensors for {num_layers} layers, {directions} "
-            f"directions and bias={bias}, got {len(weights)}"
+            f"weights: expected {num_layers * per_layer} tensors for {num_layers} layers, {directions} directions and "
+            f"bias={bias}, got {len(weights)}"
         )
     packed = batch_sizes is not None
     x = input.transpose(0, 1) if batch_first and not packed else input
@@ -83,7 +84,6 @@ def gru(
     x, hx, weights = _autocast(x, hx, weights)
 
     finals = []
-    per_layer = directions * per_direction
     for layer in range(num_layers):
         states = hx if num_layers == 1 else hx[layer * directions : (layer + 1) * directions]
         x, h_n = _layer(x, states, weights[layer * per_layer : (layer + 1) * per_layer], bias, batch_sizes)
@@ -163,7 +163,7 @@ def _check_same_device(input: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> 
 
 def _autocast(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
     """Everything in autocast's dtype where autocast is on for the device, else unchanged."""
-    if not torch.is_autocast_enabled(x.device.type):
+    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled(x.device.type):
         return x, hx, weights
     dtype = torch.get_autocast_dtype(x.device.type)
     return x.to(dtype), hx.to(dtype), [weight.to(dtype) for weight in weights]

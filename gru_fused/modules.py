@@ -85,9 +85,7 @@ class GRU(nn.RNNBase):
         batched = input.dim() == 3
         if hx is not None and hx.dim() != input.dim():
             kind = "batched 3-D" if batched else "unbatched 2-D"
-            raise RuntimeError(
-                f"For {kind} input, hx should also be {input.dim()}-D but got {hx.dim()}-D tensor"
-            )
+            raise RuntimeError(f"For {kind} input, hx should also be {input.dim()}-D but got {hx.dim()}-D tensor")
         if batched:
             return self._run(input, hx, None)
         batch_axis = 0 if self.batch_first else 1

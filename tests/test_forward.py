@@ -14,9 +14,11 @@ from helpers import (
     ReferenceGRU,
     assert_as_good_as,
     assert_equal_to_rounding,
+    assert_gru_as_good,
     data_of,
     dtype_id,
     forward,
+    pooled,
     twin,
 )
 from layouts import LAYOUTS, Layout
@@ -40,20 +42,13 @@ def test_forward_is_the_references(case: Case) -> None:
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("case", [*AWKWARD, *PACKED], ids=str)
 def test_forward_is_as_good_as_nn_grus(case: Case, dtype: torch.dtype) -> None:
-    ours = case.module(gru_fused.GRU, dtype)
-    x, hx = case.inputs(dtype)
-    truth = forward(twin(ours, ReferenceGRU, torch.float64), x, hx, torch.float64)
-    assert_as_good_as(forward(ours, x, hx), forward(twin(ours, nn.GRU), x, hx), truth)
+    assert_gru_as_good(case, dtype, gradients=False)
 
 
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
 def test_tiny_and_saturating_values(scale: float, dtype: torch.dtype) -> None:
-    case = Case(T=4, B=5, I=9, H=21, bias=False)
-    ours = case.module(gru_fused.GRU, dtype)
-    x, hx = case.inputs(dtype, scale)
-    truth = forward(twin(ours, ReferenceGRU, torch.float64), x, hx, torch.float64)
-    assert_as_good_as(forward(ours, x, hx), forward(twin(ours, nn.GRU), x, hx), truth)
+    assert_gru_as_good(Case(T=4, B=5, I=9, H=21, bias=False), dtype, gradients=False, scale=scale)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
@@ -126,6 +121,14 @@ def test_functional_packed_is_the_references(case: Case) -> None:
     torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("given", ["neither", "b_ih", "b_hh", "both"])
+def test_functional_cell_takes_either_bias(given: str) -> None:
+    x, hx, w_ih, w_hh = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 3), (2, 4), (12, 3), (12, 4)))
+    biases = {name: torch.randn(12, dtype=torch.float64) for name in ("b_ih", "b_hh") if given in (name, "both")}
+    ours = functional.gru_cell(x, hx, w_ih, w_hh, **biases)
+    torch.testing.assert_close(ours, reference.gru_cell(x, hx, w_ih, w_hh, **biases), rtol=1e-12, atol=1e-14)
+
+
 CELLS = [(0, 3, 4), (1, 1, 1), (3, 1, 7), (17, 5, 130), (2, 33, 500), (None, 3, 7)]
 
 
@@ -136,24 +139,24 @@ CELLS = [(0, 3, 4), (1, 1, 1), (3, 1, 7), (17, 5, 130), (2, 33, 500), (None, 3, 
 def test_cell_is_as_good_as_nn_grucells(
     batch: int | None, input_size: int, hidden_size: int, bias: bool, hx_given: bool, dtype: torch.dtype
 ) -> None:
-    ours = gru_fused.GRUCell(input_size, hidden_size, bias=bias, dtype=dtype)
-    theirs = nn.GRUCell(input_size, hidden_size, bias=bias, dtype=dtype)
-    exact = nn.GRUCell(input_size, hidden_size, bias=bias, dtype=torch.float64)
-    theirs.load_state_dict(ours.state_dict())
-    exact.load_state_dict(ours.state_dict())
     rows = () if batch is None else (batch,)
-    x = torch.randn(*rows, input_size, dtype=dtype)
-    hx = torch.randn(*rows, hidden_size, dtype=dtype) if hx_given else None
-
-    def step(cell: nn.Module, *arguments: Tensor | None) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return {"h": cell(*arguments)}
-
-    truth = step(exact, x.double(), None if hx is None else hx.double())
+    draws: list[list[dict[str, Tensor]]] = [[], [], []]
+    for _ in range(8):
+        ours = gru_fused.GRUCell(input_size, hidden_size, bias=bias, dtype=dtype)
+        x = torch.randn(*rows, input_size, dtype=dtype)
+        hx = torch.randn(*rows, hidden_size, dtype=dtype) if hx_given else None
+        for found, cls, in_dtype in zip(
+            draws, (gru_fused.GRUCell, nn.GRUCell, nn.GRUCell), (dtype, dtype, torch.float64), strict=True
+        ):
+            cell = cls(input_size, hidden_size, bias=bias, dtype=in_dtype)
+            cell.load_state_dict(ours.state_dict())
+            with torch.no_grad():
+                found.append({"h": cell(x.to(in_dtype), None if hx is None else hx.to(in_dtype))})
+    ours, theirs, truth = map(pooled, draws)
     if dtype == torch.float64:
-        assert_equal_to_rounding(step(ours, x, hx), truth)
+        assert_equal_to_rounding(ours, truth)
     else:
-        assert_as_good_as(step(ours, x, hx), step(theirs, x, hx), truth)
+        assert_as_good_as(ours, theirs, truth)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_id)

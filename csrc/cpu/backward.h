@@ -18,23 +18,23 @@ template <class T>
 struct BackwardTile {
   static constexpr int lanes = Simd<T>::lanes;
 
-  int64_t depth;      // 3 * padded: the gate gradients r, z, nr of a row, each block padded with zeros
-  int64_t row_size;   // of grad_h: H rounded up to full panels
+  int64_t depth;     // 3 * padded: the gate gradients r, z, nr of a row, each block padded with zeros
+  int64_t row_size;  // of grad_h: H rounded up to full panels
   int64_t panel_size;
   const T* panels;
-  const T* grad_gh;   // [rows][depth]
-  T* grad_h;          // [rows][row_size]
+  const T* grad_gh;  // [rows][depth]
+  T* grad_h;         // [rows][row_size]
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
-    Vec<T> acc[P][M][3];
-    for (int p = 0; p < P; ++p)
-      for (int m = 0; m < M; ++m)
-        for (int g = 0; g < 3; ++g) acc[p][m][g] = load(at(row + m, panel + p, g));
+    Vec<T> acc[P][M][3] = {};
     multiply<T, M, P>(acc, grad_gh + row * depth, depth, panels + panel * panel_size, panel_size, depth);
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m)
-        for (int g = 0; g < 3; ++g) store(at(row + m, panel + p, g), acc[p][m][g]);
+        for (int g = 0; g < 3; ++g) {
+          T* const to = at(row + m, panel + p, g);
+          store(to, load(to) + acc[p][m][g]);
+        }
   }
 
   inline T* at(int64_t row, int64_t panel, int g) const { return grad_h + row * row_size + (panel * 3 + g) * lanes; }
@@ -82,8 +82,8 @@ struct Backward {
     const Shape& shape = params.shape;
     const int64_t hidden = shape.hidden, padded = layout.padded;
     const auto row_of = [&](const auto& rows) { return shape.step_offset(rows, t) + row * rows.row; };
-    const S* grad_output = io.grad_output.data ? static_cast<const S*>(io.grad_output.data) + row_of(io.grad_output)
-                                               : nullptr;
+    const S* grad_output =
+        io.grad_output.data ? static_cast<const S*>(io.grad_output.data) + row_of(io.grad_output) : nullptr;
     const S* saved = static_cast<const S*>(io.gates.data) + row_of(io.gates);
     S* grad_gates = static_cast<S*>(io.grad_gates.data) + row_of(io.grad_gates);
     S* h_prev = static_cast<S*>(io.h_prev.data) + row_of(io.h_prev);
@@ -135,15 +135,15 @@ struct Backward {
       const int64_t alive = shape.rows_at(t) < last ? shape.rows_at(t) : last;
       if (alive <= first) continue;
       for (int64_t row = first; row < alive; ++row) {
-        const S* before = row < fed ? static_cast<const S*>(io.output.data) +
-                                          shape.step_offset(io.output, earlier) + row * io.output.row
+        const S* before = row < fed ? static_cast<const S*>(io.output.data) + shape.step_offset(io.output, earlier) +
+                                          row * io.output.row
                                     : static_cast<const S*>(io.hx.data) + row * io.hx.row;
         gate_grads(io, t, row, before, grad_h + (row - first) * layout.row_size,
                    grad_gh + (row - first) * layout.depth);
       }
-      for_blocks(alive - first, layout.panels,
-                 BackwardTile<T>{layout.depth, layout.row_size, layout.panel_size, weights_of(direction), grad_gh,
-                                 grad_h});
+      for_blocks(
+          alive - first, layout.panels,
+          BackwardTile<T>{layout.depth, layout.row_size, layout.panel_size, weights_of(direction), grad_gh, grad_h});
     }
 
     S* grad_hx = static_cast<S*>(io.grad_hx.data);

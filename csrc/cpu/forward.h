@@ -22,12 +22,12 @@ struct ForwardTile {
   const ForwardDirection& io;
   int64_t hidden, padded;  // H, and H rounded up to full vectors: the row length of the states
   int64_t panel_size;
-  const T* panels;         // packed W_hh, or null: the product is in `product`
-  const T* biases;         // [units / lanes][4][lanes]: r and z, of both projections; n of gh; n of gi
-  const T* product;        // [rows][3][padded] = h W_hh^T, only without panels
-  const T* state;          // [rows][padded], before the step
-  T* next;                 // [rows][padded], after it
-  int64_t first_row;       // of the tile, in the batch
+  const T* panels;                     // packed W_hh, or null: the product is in `product`
+  const T* biases;                     // [units / lanes][4][lanes]: r and z, of both projections; n of gh; n of gi
+  const T* product;                    // [rows][3][padded] = h W_hh^T, only without panels
+  const T* state;                      // [rows][padded], before the step
+  T* next;                             // [rows][padded], after it
+  int64_t first_row;                   // of the tile, in the batch
   int64_t gi_at, output_at, gates_at;  // offset of this step's row 0
 
   template <int M, int P>
@@ -54,9 +54,9 @@ struct ForwardTile {
   inline __attribute__((always_inline)) void epilogue(int64_t row, int64_t unit, const Vec<T> (&gh)[3]) const {
     const int count = valid_lanes<T>(unit, hidden);
     const S* gi = static_cast<const S*>(io.gi.data) + gi_at + (first_row + row) * io.gi.row + unit;
-    const auto step = cell_forward<VectorMath<T>>(
-        load(gi, count), load(gi + hidden, count), load(gi + 2 * hidden, count) + load(biases + unit * 4 + 3 * lanes),
-        gh[0], gh[1], gh[2], load(state + row * padded + unit));
+    const auto step = cell_forward<VectorMath<T>>(load(gi, count), load(gi + hidden, count),
+                                                  load(gi + 2 * hidden, count) + load(biases + unit * 4 + 3 * lanes),
+                                                  gh[0], gh[1], gh[2], load(state + row * padded + unit));
     store(next + row * padded + unit, step.h);
     store(static_cast<S*>(io.output.data) + output_at + (first_row + row) * io.output.row + unit, step.h, count);
     if (io.gates.data) {
@@ -85,11 +85,7 @@ void multiply_unpacked(const S* w, int64_t w_row, int64_t hidden, const T* h, in
         for (int u = 0; u < 4; ++u) acc[u] += load(h + k) * load(rows[u] + k);
       if (k < hidden)
         for (int u = 0; u < 4; ++u) acc[u] += load(h + k) * load(rows[u] + k, int(hidden - k));
-      for (int u = 0; u < 4 && unit + u < hidden; ++u) {
-        T sum = 0;
-        for (int v = 0; v < lanes; ++v) sum += acc[u][v];
-        product[g * padded + unit + u] = sum;
-      }
+      for (int u = 0; u < 4 && unit + u < hidden; ++u) product[g * padded + unit + u] = sum_lanes<T>(acc[u]);
     }
   for (int g = 0; g < 3; ++g)  // the states' padding must stay finite
     for (int64_t unit = hidden; unit < padded; ++unit) product[g * padded + unit] = 0;
@@ -174,9 +170,18 @@ struct Forward {
         for (int64_t unit = 0; unit < padded; ++unit) next[row * padded + unit] = state[row * padded + unit];
       alive = rows;
       if (rows > 0) {
-        const ForwardTile<S> tile{io, hidden, padded, layout.panel_size,
-                                  weights_of(direction), biases_of(direction), product, state, next, first,
-                                  shape.step_offset(io.gi, t), shape.step_offset(io.output, t),
+        const ForwardTile<S> tile{io,
+                                  hidden,
+                                  padded,
+                                  layout.panel_size,
+                                  weights_of(direction),
+                                  biases_of(direction),
+                                  product,
+                                  state,
+                                  next,
+                                  first,
+                                  shape.step_offset(io.gi, t),
+                                  shape.step_offset(io.output, t),
                                   shape.step_offset(io.gates, t)};
         if (plan.packed) {
           for_blocks(rows, layout.panels, tile);

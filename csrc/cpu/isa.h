@@ -11,10 +11,14 @@ namespace {
 template <class Action>
 auto with_storage(DType dtype, const Action& action) {
   switch (dtype) {
-    case DType::f64: return action(double{});
-    case DType::bf16: return action(bf16{});
-    case DType::f16: return action(f16{});
-    case DType::f32: break;
+    case DType::f64:
+      return action(double{});
+    case DType::bf16:
+      return action(bf16{});
+    case DType::f16:
+      return action(f16{});
+    case DType::f32:
+      break;
   }
   return action(float{});
 }
@@ -34,13 +38,11 @@ size_t backward_scratch(const Shape& shape, int64_t threads) {
 }
 
 void forward(const ForwardParams& params, void* scratch, const cpu::Parallel& parallel) {
-  with_storage(params.shape.dtype,
-               [&](auto storage) { run_forward<decltype(storage)>(params, scratch, parallel); });
+  with_storage(params.shape.dtype, [&](auto storage) { run_forward<decltype(storage)>(params, scratch, parallel); });
 }
 
 void backward(const BackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
-  with_storage(params.shape.dtype,
-               [&](auto storage) { run_backward<decltype(storage)>(params, scratch, parallel); });
+  with_storage(params.shape.dtype, [&](auto storage) { run_backward<decltype(storage)>(params, scratch, parallel); });
 }
 
 constexpr cpu::Kernels kernels_named(const char* name) {

@@ -25,26 +25,37 @@ inline int valid_lanes(int64_t unit, int64_t hidden) {
   return hidden - unit < Simd<T>::lanes ? int(hidden - unit) : Simd<T>::lanes;
 }
 
-template <class T> constexpr int64_t panel_width = 3 * Simd<T>::lanes;
+template <class T>
+constexpr int64_t panel_width = 3 * Simd<T>::lanes;
+
+// A sum over more terms than this is made in blocks, which keeps the rounding error of long sums small.
+constexpr int64_t kSumBlock = 256;
 
 // acc[p][m][g] += sum over k of a[m][k] * panels[p][k][g], for M rows and P panels at once.
 template <class T, int M, int P>
-inline __attribute__((always_inline)) void multiply(
-    Vec<T> (&acc)[P][M][3], const T* a, int64_t a_row, const T* panels, int64_t panel_size, int64_t depth) {
+inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][3], const T* a, int64_t a_row, const T* panels,
+                                                    int64_t panel_size, int64_t depth) {
   constexpr int lanes = Simd<T>::lanes;
-  for (int64_t k = 0; k < depth; ++k) {
+  for (int64_t begin = 0; begin < depth; begin += kSumBlock) {
+    const int64_t end = begin + kSumBlock < depth ? begin + kSumBlock : depth;
+    Vec<T> sum[P][M][3] = {};
+    for (int64_t k = begin; k < end; ++k) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) {
-      const T* weights = panels + p * panel_size + k * 3 * lanes;
-      const Vec<T> w0 = load(weights), w1 = load(weights + lanes), w2 = load(weights + 2 * lanes);
+      for (int p = 0; p < P; ++p) {
+        const T* weights = panels + p * panel_size + k * 3 * lanes;
+        const Vec<T> w0 = load(weights), w1 = load(weights + lanes), w2 = load(weights + 2 * lanes);
 #pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        const T x = a[m * a_row + k];
-        acc[p][m][0] += x * w0;
-        acc[p][m][1] += x * w1;
-        acc[p][m][2] += x * w2;
+        for (int m = 0; m < M; ++m) {
+          const T x = a[m * a_row + k];
+          sum[p][m][0] += x * w0;
+          sum[p][m][1] += x * w1;
+          sum[p][m][2] += x * w2;
+        }
       }
     }
+    for (int p = 0; p < P; ++p)
+      for (int m = 0; m < M; ++m)
+        for (int g = 0; g < 3; ++g) acc[p][m][g] += sum[p][m][g];
   }
 }
 
@@ -58,8 +69,10 @@ inline void for_blocks(int64_t rows, int64_t panels, const Tile& tile) {
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t end = rows * (g + 1) / groups;
       switch (end - row) {
-#define GRU_FUSED_ROWS(M) \
-  case M: tile.template run<M, (decltype(several)::value && kRows / M > 1 ? kRows / M : 1)>(row, panel); break;
+#define GRU_FUSED_ROWS(M)                                                                          \
+  case M:                                                                                          \
+    tile.template run<M, (decltype(several)::value && kRows / M > 1 ? kRows / M : 1)>(row, panel); \
+    break;
         GRU_FUSED_ROWS(1)
         GRU_FUSED_ROWS(2)
         GRU_FUSED_ROWS(3)

@@ -14,22 +14,31 @@
 namespace gru_fused {
 namespace {
 
-struct bf16 { uint16_t bits; };
-struct f16 { uint16_t bits; };
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
 
-template <class T> struct Simd;
-template <> struct Simd<float> {
+template <class T>
+struct Simd;
+template <>
+struct Simd<float> {
   static constexpr int lanes = GRU_FUSED_VECTOR_BYTES / 4;
   typedef float V __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES)));
   typedef int32_t I __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES)));
 };
-template <> struct Simd<double> {
+template <>
+struct Simd<double> {
   static constexpr int lanes = GRU_FUSED_VECTOR_BYTES / 8;
   typedef double V __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES)));
   typedef int64_t I __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES)));
 };
-template <class T> using Vec = typename Simd<T>::V;
-template <class T> using IntVec = typename Simd<T>::I;
+template <class T>
+using Vec = typename Simd<T>::V;
+template <class T>
+using IntVec = typename Simd<T>::I;
 
 typedef uint32_t u32v __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES)));
 typedef uint16_t u16v __attribute__((vector_size(GRU_FUSED_VECTOR_BYTES / 2)));
@@ -47,11 +56,31 @@ inline __attribute__((always_inline)) Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
+template <class T>
+inline T sum_lanes(Vec<T> v) {
+  constexpr int lanes = sizeof(v) / sizeof(T);
+  T part[lanes];
+  __builtin_memcpy(part, &v, sizeof v);
+  for (int width = lanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) part[i] += part[i + width];
+  return part[0];
+}
+
 // The type that arithmetic on a stored type uses: float for the 16-bit types, which only memory holds.
-template <class S> struct AccumulateOf { using type = S; };
-template <> struct AccumulateOf<bf16> { using type = float; };
-template <> struct AccumulateOf<f16> { using type = float; };
-template <class S> using Accumulate = typename AccumulateOf<S>::type;
+template <class S>
+struct AccumulateOf {
+  using type = S;
+};
+template <>
+struct AccumulateOf<bf16> {
+  using type = float;
+};
+template <>
+struct AccumulateOf<f16> {
+  using type = float;
+};
+template <class S>
+using Accumulate = typename AccumulateOf<S>::type;
 
 inline __attribute__((always_inline)) Vec<float> decode(u16v half, bf16) {
   return bits_as<Vec<float>>(__builtin_convertvector(half, u32v) << 16);
@@ -80,9 +109,9 @@ inline __attribute__((always_inline)) u16v encode(Vec<float> x, f16) {
   const u32v normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
   // Adding 0.5 leaves the subnormal half's bits at the end of the sum's fraction, rounded by the addition.
   const u32v subnormal = bits_as<u32v>(bits_as<Vec<float>>(magnitude) + 0.5f) - 0x3f000000;
-  u32v half = magnitude < 0x38800000 ? subnormal : normal;            // 2^-14
-  half = magnitude >= 0x47800000 ? u32v{} + 0x7c00 : half;            // 2^16: infinity
-  half = magnitude > 0x7f800000 ? u32v{} + 0x7e00 : half;             // NaN
+  u32v half = magnitude < 0x38800000 ? subnormal : normal;  // 2^-14
+  half = magnitude >= 0x47800000 ? u32v{} + 0x7c00 : half;  // 2^16: infinity
+  half = magnitude > 0x7f800000 ? u32v{} + 0x7e00 : half;   // NaN
   return __builtin_convertvector(half | ((u >> 16) & 0x8000), u16v);
 }
 
@@ -139,8 +168,14 @@ template <class S>
 inline __attribute__((always_inline)) Accumulate<S> scalar(const S* p) {
   return load(p, 1)[0];
 }
-template <> inline float scalar<float>(const float* p) { return *p; }
-template <> inline double scalar<double>(const double* p) { return *p; }
+template <>
+inline float scalar<float>(const float* p) {
+  return *p;
+}
+template <>
+inline double scalar<double>(const double* p) {
+  return *p;
+}
 
 }  // namespace
 }  // namespace gru_fused

@@ -11,16 +11,19 @@
 namespace gru_fused {
 namespace {
 
-template <class T> struct ExpConstants;
-template <> struct ExpConstants<float> {
+template <class T>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
   static constexpr int degree = 7, fraction_bits = 23;
   static constexpr float round_magic = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
   // ln 2 in two parts; the product of the first with any k has no rounding error.
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
-  static constexpr float largest = 88.0f;          // e^x stays finite
-  static constexpr float tanh_one = 10.0f;         // tanh rounds to 1 from here on
+  static constexpr float largest = 88.0f;   // e^x stays finite
+  static constexpr float tanh_one = 10.0f;  // tanh rounds to 1 from here on
 };
-template <> struct ExpConstants<double> {
+template <>
+struct ExpConstants<double> {
   static constexpr int degree = 13, fraction_bits = 52;
   static constexpr double round_magic = 0x1.8p52;
   static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;

@@ -9,8 +9,9 @@ namespace {
 
 const cpu::Kernels& kernels() {
   const cpu::Kernels* chosen = cpu::select_kernels();
-  check(chosen, "the environment variable GRU_FUSED_CPU names kernels that this machine can't run or that do not "
-                "exist; expected base, avx2 or avx512");
+  check(chosen,
+        "the environment variable GRU_FUSED_CPU names kernels that this machine can't run or that do not "
+        "exist; expected base, avx2 or avx512");
   return *chosen;
 }
 

@@ -4,14 +4,12 @@ namespace gru_fused::ops {
 namespace {
 
 // Never indexes an argument that has too few dimensions.
-int64_t size_or_zero(const Tensor& tensor, int64_t axis) {
-  return tensor.dim() > axis ? tensor.size(axis) : 0;
-}
+int64_t size_or_zero(const Tensor& tensor, int64_t axis) { return tensor.dim() > axis ? tensor.size(axis) : 0; }
 
 // [T, B, n] or [N, n] as a matrix.
 Tensor as_matrix(const Tensor& steps, int64_t rows) {
   const int64_t n = steps.size(steps.dim() - 1);
-  return strided(torch::stable::contiguous(steps), 0, {rows, n}, {n, 1});
+  return strided(steps.is_contiguous() ? steps : torch::stable::contiguous(steps), 0, {rows, n}, {n, 1});
 }
 
 // Columns [first, first + count) of direction d of an array [D, rows, n].
@@ -167,9 +165,9 @@ Tensor BackwardCall::grad_x(const Tensor& x, const Weights& weights) const {
   if (D == 2) sizes.insert(sizes.begin(), D);
   const Tensor grads = torch::stable::new_empty(x, sizes);
   for (int d = 0; d < D; ++d)
-    multiply_into(strided(grads, d * layer.rows() * layer.inputs(), {layer.rows(), layer.inputs()},
-                          {layer.inputs(), 1}),
-                  columns(grad_gates, d, H, 3 * H), weights.w_ih(d));
+    multiply_into(
+        strided(grads, d * layer.rows() * layer.inputs(), {layer.rows(), layer.inputs()}, {layer.inputs(), 1}),
+        columns(grad_gates, d, H, 3 * H), weights.w_ih(d));
   return D == 1 ? grads : sum_first_axis(grads);
 }
 
@@ -188,12 +186,11 @@ std::vector<Tensor> BackwardCall::grad_weights(const Tensor& x, const Weights& w
     multiply_into(strided(w_hh, 2 * H * H, {H, H}, {H, 1}), transposed(columns(grad_gates, d, 0, H)), states);
     if (!weights.has_bias()) continue;
 
-    const Tensor sums = sum_first_axis(columns(grad_gates, d, 0, 4 * H));
-    grads.push_back(strided(sums, H, {3 * H}, {1}));
+    const Tensor b_ih = grads.emplace_back(sum_first_axis(columns(grad_gates, d, H, 3 * H)));
     const Tensor b_hh = grads.emplace_back(torch::stable::new_empty(x, {3 * H}));
     Tensor gates_rz = strided(b_hh, 0, {2 * H}, {1}), gate_n = strided(b_hh, 2 * H, {H}, {1});
-    torch::stable::copy_(gates_rz, strided(sums, H, {2 * H}, {1}));
-    torch::stable::copy_(gate_n, strided(sums, 0, {H}, {1}));
+    torch::stable::copy_(gates_rz, strided(b_ih, 0, {2 * H}, {1}));
+    torch::stable::copy_(gate_n, sum_first_axis(columns(grad_gates, d, 0, H)));
   }
   return grads;
 }

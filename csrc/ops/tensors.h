@@ -23,12 +23,16 @@ using OptionalTensor = std::optional<Tensor>;
 
 // Unlike STD_TORCH_CHECK, without the path of the source file in the user's message.
 template <class... Parts>
-inline void check(bool condition, const Parts&... parts) {
-  if (condition) return;
+[[noreturn]] void fail(const Parts&... parts) {
   std::ostringstream message;
   message << "gru_fused: ";
   ((message << parts), ...);
   throw std::runtime_error(message.str());
+}
+
+template <class... Parts>
+inline void check(bool condition, const Parts&... parts) {
+  if (!condition) fail(parts...);
 }
 
 template <class Sizes>
@@ -52,7 +56,8 @@ inline void check_shape(const char* name, const Tensor& tensor, std::initializer
     if (!same) break;
     same = sizes[axis++] == size;
   }
-  check(same, name, ": expected shape ", shape_text(expected), ", got ", shape_text(sizes));
+  // The texts are made only for an error: a check costs nothing else.
+  if (!same) fail(name, ": expected shape ", shape_text(expected), ", got ", shape_text(sizes));
 }
 
 // The same dtype and device as the input.
@@ -64,14 +69,18 @@ inline void check_like(const char* name, const Tensor& tensor, const Tensor& lik
 
 inline DType dtype_of(const char* name, const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Float: return DType::f32;
-    case ScalarType::Double: return DType::f64;
-    case ScalarType::BFloat16: return DType::bf16;
-    case ScalarType::Half: return DType::f16;
-    default: break;
+    case ScalarType::Float:
+      return DType::f32;
+    case ScalarType::Double:
+      return DType::f64;
+    case ScalarType::BFloat16:
+      return DType::bf16;
+    case ScalarType::Half:
+      return DType::f16;
+    default:
+      break;
   }
-  check(false, name, ": expected float32, float64, bfloat16 or float16, got another dtype");
-  return DType::f32;
+  fail(name, ": expected float32, float64, bfloat16 or float16, got another dtype");
 }
 
 // Kernels take any strides but the last, which must be 1.

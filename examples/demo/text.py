@@ -64,7 +64,9 @@ def read_reviews(path: Path) -> list[Review]:
             _, rating, sentence = line.split("\t")
             review = Review(tokenize(sentence), float(rating))
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: expected 'number<TAB>rating<TAB>sentence', got {line!r}") from error
+            raise ValueError(
+                f"{path}, line {number}: expected 'number<TAB>rating<TAB>sentence', got {line!r}"
+            ) from error
         if review.words:
             reviews.setdefault(" ".join(review.words), review)
     return list(reviews.values())
@@ -75,3 +77,8 @@ def split(reviews: list[Review], seed: int) -> Splits:
     shuffled = random.Random(seed).sample(reviews, len(reviews))
     first, second = len(shuffled) * 8 // 10, len(shuffled) * 9 // 10
     return Splits(shuffled[:first], shuffled[first:second], shuffled[second:])
+
+
+def join(words: list[str]) -> str:
+    """Words as a sentence: the opposite of `tokenize`, as far as that goes."""
+    return re.sub(r" (?=n't\b|'|[.,;:!?])", "", " ".join(words))

@@ -1,0 +1,55 @@
+# Everything runs in a virtual environment that the first command makes: .venv, with a pinned torch.
+#
+#   make demo    trains a classifier and a language model with nn.GRU and with gru_fused.GRU, side by side
+#   make test    the tests
+#   make fuzz    the fuzz test at length: make fuzz N=100000
+#   make bench   the benchmarks, paired with nn.GRU
+#   make lint    ruff and clang-format; make format applies them
+#
+# Variables: PYTHON (3.10 or newer) makes the environment; TORCH is what pip installs as torch; VENV is the folder.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+N ?= 20000
+
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: demo test fuzz bench lint format build clean
+
+demo: build
+	$(BIN)/python -m examples.demo $(ARGS)
+
+test: build
+	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: build
+	GRU_FUSED_FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_fuzz.py $(ARGS)
+
+bench: build
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(VENV)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(BIN)/clang-format -i
+
+build: $(VENV)/.built
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+$(VENV)/.installed: requirements.txt Makefile
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "gru_fused needs Python 3.10 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build gru_fused/*.so *.egg-info

@@ -1,0 +1,131 @@
+"""The table, the plots and the JSON file."""
+
+import datetime
+import json
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+import gru_fused
+from examples.demo.side_by_side import Contender, Task
+
+FINAL_STEPS = 50  # the loss of one batch jumps about: "final" is the mean of the last so many
+
+
+def summary(task: Task, contenders: list[Contender]) -> dict[str, Any]:
+    """All numbers of one task; `contenders` are nn.GRU and then ours."""
+    reference, ours = contenders
+    return {
+        "task": task.title,
+        "metric": task.metric,
+        "baseline": {"name": task.baseline_name, task.metric: task.baseline},
+        "largest_loss_difference": max(abs(a - b) for a, b in zip(reference.losses, ours.losses, strict=True)),
+        "grus": [
+            {
+                "name": contender.name,
+                "final_training_loss": mean(contender.losses[-FINAL_STEPS:]),
+                "validation": contender.validation,
+                "test": contender.test,
+                "beats_baseline": beats_baseline(task, contender),
+                "seconds": contender.clock[-1],
+                "speed_up": reference.clock[-1] / contender.clock[-1],
+                "losses": contender.losses,
+            }
+            for contender in contenders
+        ],
+    }
+
+
+def beats_baseline(task: Task, contender: Contender) -> bool:
+    return contender.test > task.baseline if task.higher_is_better else contender.test < task.baseline
+
+
+def all_finite(summaries: list[dict[str, Any]]) -> bool:
+    return all(math.isfinite(loss) for task in summaries for gru in task["grus"] for loss in gru["losses"])
+
+
+def print_table(summaries: list[dict[str, Any]]) -> None:
+    columns = "{:<15} {:<15} {:>10}  {:<19} {:>15} {:>9} {:>9}"
+    head = columns.format("task", "", "final loss", "on held-out text", "beats baseline", "seconds", "speed-up")
+    print(head, "-" * len(head), sep="\n")
+    for task in summaries:
+        baseline = task["baseline"]
+        score = format_score(task["metric"], baseline[task["metric"]])
+        print(columns.format(task["task"], baseline["name"], "", score, "", "", "").rstrip())
+        for gru in task["grus"]:
+            print(
+                columns.format(
+                    "",
+                    gru["name"],
+                    f"{gru['final_training_loss']:.4f}",
+                    format_score(task["metric"], gru["test"]),
+                    "yes" if gru["beats_baseline"] else "NO",
+                    f"{gru['seconds']:.1f}",
+                    f"{gru['speed_up']:.2f}x",
+                )
+            )
+        print(f"{'':<15} largest difference of the two loss curves: {task['largest_loss_difference']:.1e}")
+    print(
+        "\nSeconds are those of the whole training steps: embedding, GRU, linear layer, loss, backward and optimizer."
+        f"\nFinal loss: mean of the last {FINAL_STEPS} training steps."
+    )
+
+
+def format_score(metric: str, value: float) -> str:
+    return f"{metric} {value:7.1%}" if metric == "accuracy" else f"{metric} {value:5.1f}"
+
+
+def save_json(path: Path, summaries: list[dict[str, Any]], **extra: Any) -> None:
+    numbers = {**environment(), **extra, "tasks": summaries}
+    path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gru_fused": gru_fused.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if device.type == "cpu" and cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or device.type
+
+
+def save_plot(path: Path, task: Task, contenders: list[Contender]) -> None:
+    """Left, the losses over the steps, where the two curves should coincide; right, over the seconds they took."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    by_step, by_time = figure.subplots(1, 2, sharey=True)
+    for contender, style in zip(contenders, ("-", "--"), strict=True):
+        losses = smooth(contender.losses)
+        by_step.plot(losses, style, label=contender.name)
+        by_time.plot(contender.clock, losses, style, label=f"{contender.name}: {contender.clock[-1]:.1f} s")
+    by_step.set(xlabel="training step", ylabel="training loss (running mean)", title="the same steps")
+    by_time.set(xlabel="seconds of training", title="in less time")
+    for axes in (by_step, by_time):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(task.title)
+    figure.savefig(path, dpi=120)
+
+
+def smooth(losses: list[float], window: int = 20) -> list[float]:
+    """The mean of each loss and the ones up to `window` steps before it."""
+    return [mean(losses[max(0, end - window) : end]) for end in range(1, len(losses) + 1)]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
