@@ -149,6 +149,27 @@ def test_a_gradient_penalty_reaches_every_parameter() -> None:
     torch.testing.assert_close(penalty(ours), penalty(theirs), rtol=1e-9, atol=1e-12)
 
 
+def test_tied_directions_and_layers_twice() -> None:
+    """One tensor in several places: its derivatives add up, in the first and in the second order."""
+    x, hx = Case(T=2, B=1, I=2, H=2, bidirectional=True).inputs()
+    leaves = [leaf(x), leaf(hx), *(leaf(w) for w in Case(I=2, H=2).module(nn.GRU).parameters())]
+
+    def directions(x: Tensor, hx: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        return functional.gru(x, hx, [*weights, *weights], bidirectional=True)
+
+    def layers(x: Tensor, hx: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        return functional.gru(x, hx, [*weights, *weights], num_layers=2)
+
+    def input_is_state(hx: Tensor, w_ih: Tensor, w_hh: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return functional.gru(hx, hx[:1], [w_ih, w_ih, bias, bias])
+
+    for function in (directions, layers):
+        assert gradcheck(function, leaves)
+        assert gradgradcheck(function, leaves)
+    assert gradcheck(input_is_state, [leaves[1], *leaves[2:5]])
+    assert gradgradcheck(input_is_state, [leaves[1], *leaves[2:5]])
+
+
 def test_hessian_vector_product() -> None:
     """Reverse over reverse by torch.autograd.functional, which asks for gradients of gradients with strict graphs."""
     rnn = TINY.module(gru_fused.GRU)

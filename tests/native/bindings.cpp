@@ -1,0 +1,80 @@
+// What is no op, bound for the tests: the vector arithmetic and the plan. Built on demand, never in a wheel.
+#define GRU_FUSED_VECTOR_BYTES 32
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include "../../csrc/cpu/plan.h"
+#include "../../csrc/cpu/simd_math.h"
+
+namespace py = pybind11;
+using namespace gru_fused;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+// apply(in, out, count) over whole vectors and the rest.
+template <class From, class To, class Apply>
+Array<To> mapped(const Array<From>& array, const Apply& apply) {
+  constexpr int lanes = Simd<Accumulate<From>>::lanes;
+  Array<To> result(array.size());
+  const auto* from = array.data();
+  auto* to = result.mutable_data();
+  for (py::ssize_t i = 0; i < array.size(); i += lanes)
+    apply(from + i, to + i, int(array.size() - i < lanes ? array.size() - i : lanes));
+  return result;
+}
+
+template <class T>
+Array<T> sigmoid(const Array<T>& x) {
+  return mapped<T, T>(
+      x, [](const T* from, T* to, int count) { store(to, VectorMath<T>::sigmoid(load(from, count)), count); });
+}
+
+template <class T>
+Array<T> tanh(const Array<T>& x) {
+  return mapped<T, T>(
+      x, [](const T* from, T* to, int count) { store(to, VectorMath<T>::tanh(load(from, count)), count); });
+}
+
+template <class S>
+Array<uint16_t> encoded(const Array<float>& x) {
+  return mapped<float, uint16_t>(
+      x, [](const float* from, uint16_t* to, int count) { store(reinterpret_cast<S*>(to), load(from, count), count); });
+}
+
+template <class S>
+Array<float> decoded(const Array<uint16_t>& x) {
+  constexpr int lanes = Simd<float>::lanes;
+  Array<float> result(x.size());
+  for (py::ssize_t i = 0; i < x.size(); i += lanes) {
+    const int count = int(x.size() - i < lanes ? x.size() - i : lanes);
+    store(result.mutable_data() + i, load(reinterpret_cast<const S*>(x.data()) + i, count), count);
+  }
+  return result;
+}
+
+py::dict plan(int64_t steps, int64_t batch, int64_t hidden, int directions, int64_t threads) {
+  Shape shape;
+  shape.steps = steps, shape.batch = batch, shape.hidden = hidden, shape.directions = directions;
+  const cpu::Plan plan = cpu::plan_of(shape, threads);
+  using namespace py::literals;
+  return py::dict("tile_rows"_a = plan.tile_rows, "tiles"_a = plan.tiles, "packed"_a = plan.packed,
+                  "parallel"_a = plan.parallel);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(gru_fused_native, m) {
+  m.def("sigmoid_f32", &sigmoid<float>);
+  m.def("sigmoid_f64", &sigmoid<double>);
+  m.def("tanh_f32", &tanh<float>);
+  m.def("tanh_f64", &tanh<double>);
+  m.def("encode_bf16", &encoded<bf16>);
+  m.def("encode_f16", &encoded<f16>);
+  m.def("decode_bf16", &decoded<bf16>);
+  m.def("decode_f16", &decoded<f16>);
+  m.def("plan", &plan, py::kw_only(), py::arg("steps"), py::arg("batch"), py::arg("hidden"), py::arg("directions") = 1,
+        py::arg("threads") = 1);
+}

@@ -1,0 +1,246 @@
+// Runs the CPU kernels over random shapes against plain double loops, for sanitizers to watch.
+//
+//   kernels_check NAME CASES    NAME: base, avx2 or avx512
+//
+// Every array is a heap block of its exact size, so that AddressSanitizer sees a step past any end; pieces run on
+// threads of their own, so that ThreadSanitizer sees two of them touch one number. Exits with 1 on a wrong result.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../../csrc/cpu/kernels.h"
+
+using namespace gru_fused;
+
+namespace {
+
+std::mt19937 generator(0);
+
+int64_t pick(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator); }
+
+template <class Number>
+Number number_at(const unsigned char* p) {
+  Number x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+
+// Rows with a gap between them, as strided tensors have, and no byte past the last.
+struct Matrix {
+  DType dtype;
+  int64_t rows, columns, stride;
+  std::vector<unsigned char> bytes;
+
+  Matrix(DType dtype, int64_t rows, int64_t columns, double scale = 0)
+      : dtype(dtype), rows(rows), columns(columns), stride(columns + pick(0, 3)) {
+    bytes.resize(rows > 0 ? ((rows - 1) * stride + columns) * size_of(dtype) : 0);
+    std::uniform_real_distribution<double> uniform(-scale, scale);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) set(r, c, scale ? uniform(generator) : NAN);  // outputs begin as NaN
+  }
+
+  double get(int64_t r, int64_t c) const {
+    const unsigned char* p = bytes.data() + (r * stride + c) * size_of(dtype);
+    switch (dtype) {
+      case DType::f64:
+        return number_at<double>(p);
+      case DType::f32:
+        return number_at<float>(p);
+      case DType::f16:
+        return number_at<_Float16>(p);
+      case DType::bf16:
+        break;
+    }
+    const uint32_t bits = uint32_t(number_at<uint16_t>(p)) << 16;
+    return number_at<float>(reinterpret_cast<const unsigned char*>(&bits));
+  }
+
+  void set(int64_t r, int64_t c, double x) {
+    unsigned char* p = bytes.data() + (r * stride + c) * size_of(dtype);
+    const float single = float(x);
+    const _Float16 half = _Float16(single);
+    if (dtype == DType::f64) std::memcpy(p, &x, 8);
+    if (dtype == DType::f32) std::memcpy(p, &single, 4);
+    if (dtype == DType::f16) std::memcpy(p, &half, 2);
+    if (dtype == DType::bf16) std::memcpy(p, reinterpret_cast<const unsigned char*>(&single) + 2, 2);  // cut off
+  }
+
+  Rows<const void> in(int64_t step_rows = 0) const { return {bytes.data(), step_rows * stride, stride}; }
+  Rows<void> out(int64_t step_rows = 0) { return {bytes.data(), step_rows * stride, stride}; }
+};
+
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+// One direction of one call: its arrays, and what plain loops make of them.
+struct Direction {
+  Matrix gi, hx, w, b_ih, b_hh, output, h_n, gates;
+  Matrix grad_output, grad_h_n, grad_gates, h_prev, grad_hx;
+
+  Direction(const Shape& s, int64_t n)
+      : gi(s.dtype, n, 3 * s.hidden, 2),
+        hx(s.dtype, s.batch, s.hidden, 1),
+        w(s.dtype, 3 * s.hidden, s.hidden, 1 / std::sqrt(double(s.hidden))),
+        b_ih(s.dtype, 1, 3 * s.hidden, 1),
+        b_hh(s.dtype, 1, 3 * s.hidden, 1),
+        output(s.dtype, n, s.hidden),
+        h_n(s.dtype, s.batch, s.hidden),
+        gates(s.dtype, n, 4 * s.hidden),
+        grad_output(s.dtype, n, s.hidden, 1),
+        grad_h_n(s.dtype, s.batch, s.hidden, 1),
+        grad_gates(s.dtype, n, 4 * s.hidden),
+        h_prev(s.dtype, n, s.hidden),
+        grad_hx(s.dtype, s.batch, s.hidden) {}
+};
+
+struct Worst {
+  double forward = 0, backward = 0;
+};
+
+void larger(double& worst, double error) {
+  if (!(error <= worst)) worst = error;  // NaN counts as larger
+}
+
+// Compares one direction with plain loops; the backward takes the kernel's own gates, so that each is judged alone.
+Worst compare(const Shape& s, const Direction& d, bool reverse) {
+  Worst worst;
+  const int64_t H = s.hidden;
+  const auto row_at = [&](int64_t t, int64_t b) { return (s.offsets ? s.offsets[t] : t * s.batch) + b; };
+  for (int64_t b = 0; b < s.batch; ++b) {
+    int64_t length = 0;
+    while (length < s.steps && s.rows_at(length) > b) ++length;
+    std::vector<double> h(H), grad(H), next(H), gh(3 * H), a(3 * H);
+    for (int64_t i = 0; i < H; ++i) h[i] = d.hx.get(b, i);
+    for (int64_t k = 0; k < length; ++k) {
+      const int64_t row = row_at(reverse ? length - 1 - k : k, b);
+      for (int64_t j = 0; j < 3 * H; ++j) {
+        gh[j] = d.b_hh.get(0, j);
+        for (int64_t i = 0; i < H; ++i) gh[j] += d.w.get(j, i) * h[i];
+      }
+      for (int64_t i = 0; i < H; ++i) {
+        const auto gi = [&](int64_t g) { return d.gi.get(row, g * H + i) + d.b_ih.get(0, g * H + i); };
+        const double r = sigmoid(gi(0) + gh[i]), z = sigmoid(gi(1) + gh[H + i]),
+                     n = std::tanh(gi(2) + r * gh[2 * H + i]);
+        next[i] = n + z * (h[i] - n);
+        larger(worst.forward, std::fabs(next[i] - d.output.get(row, i)));
+      }
+      h = next;
+    }
+    for (int64_t i = 0; i < H; ++i) {
+      larger(worst.forward, std::fabs(h[i] - d.h_n.get(b, i)));
+      grad[i] = d.grad_h_n.get(b, i);
+    }
+    for (int64_t k = length - 1; k >= 0; --k) {
+      const int64_t row = row_at(reverse ? length - 1 - k : k, b);
+      for (int64_t i = 0; i < H; ++i) {
+        const auto gate = [&](int64_t g) { return d.gates.get(row, g * H + i); };
+        const double r = gate(0), z = gate(1), n = gate(2), gh_n = gate(3);
+        const double before = k == 0 ? d.hx.get(b, i) : d.output.get(row_at(reverse ? length - k : k - 1, b), i);
+        const double dh = grad[i] + d.grad_output.get(row, i);
+        const double a_n = dh * (1 - z) * (1 - n * n), a_z = dh * (before - n) * z * (1 - z);
+        const double grads[4] = {a_n * r, a_n * gh_n * r * (1 - r), a_z, a_n};
+        for (int64_t g = 0; g < 4; ++g) larger(worst.backward, std::fabs(grads[g] - d.grad_gates.get(row, g * H + i)));
+        larger(worst.backward, std::fabs(before - d.h_prev.get(row, i)));
+        a[i] = grads[1], a[H + i] = grads[2], a[2 * H + i] = grads[0];
+        next[i] = dh * z;
+      }
+      for (int64_t j = 0; j < 3 * H; ++j)
+        for (int64_t i = 0; i < H; ++i) next[i] += a[j] * d.w.get(j, i);
+      grad = next;
+    }
+    for (int64_t i = 0; i < H; ++i) larger(worst.backward, std::fabs(grad[i] - d.grad_hx.get(b, i)));
+  }
+  return worst;
+}
+
+// Every piece of work on its own thread: nothing orders them but the end of the call.
+cpu::Parallel threads(int64_t count) {
+  return {[](int64_t pieces, cpu::Parallel::Body body, const void* context) {
+            std::vector<std::thread> running;
+            for (int64_t i = 0; i < pieces; ++i) running.emplace_back([=] { body(context, i); });
+            for (std::thread& thread : running) thread.join();
+          },
+          count};
+}
+
+bool run_case(const cpu::Kernels& kernels, int64_t index) {
+  Shape s;
+  s.dtype = DType(index % 4);
+  s.directions = int(pick(1, 2));
+  s.steps = pick(1, 6);
+  s.batch = pick(1, 11);
+  s.hidden = index % 7 == 0 ? pick(60, 70) : pick(1, 20);
+  const int64_t thread_count = index % 5 == 0 ? 64 : pick(1, 3);
+  std::vector<int64_t> batch_sizes, offsets;
+  int64_t n = s.steps * s.batch;
+  if (pick(0, 1)) {
+    n = 0;
+    for (int64_t t = 0, alive = s.batch; t < s.steps; ++t, alive = pick(1, alive)) {
+      batch_sizes.push_back(alive), offsets.push_back(n);
+      n += alive;
+    }
+    s.batch_sizes = batch_sizes.data(), s.offsets = offsets.data();
+  }
+
+  std::vector<Direction> directions;
+  ForwardParams forward{s, {}};
+  BackwardParams backward{s, {}};
+  for (int d = 0; d < s.directions; ++d) directions.emplace_back(s, n);
+  for (int d = 0; d < s.directions; ++d) {
+    Direction& a = directions[d];
+    forward.direction[d] = {a.gi.in(s.batch),    a.hx.in(),           a.w.in(),
+                            a.b_ih.bytes.data(), a.b_hh.bytes.data(), a.output.out(s.batch),
+                            a.h_n.out(),         a.gates.out(s.batch)};
+    backward.direction[d] = {a.grad_output.in(s.batch),
+                             a.grad_h_n.in(),
+                             a.output.in(s.batch),
+                             a.gates.in(s.batch),
+                             a.hx.in(),
+                             a.w.in(),
+                             a.grad_gates.out(s.batch),
+                             a.h_prev.out(s.batch),
+                             a.grad_hx.out()};
+  }
+  const cpu::Parallel parallel = threads(thread_count);
+  const auto scratch = [&](size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
+  void* memory = scratch(kernels.forward_scratch(s, thread_count));
+  kernels.forward(forward, memory, parallel);
+  std::free(memory);
+  memory = scratch(kernels.backward_scratch(s, thread_count));
+  kernels.backward(backward, memory, parallel);
+  std::free(memory);
+
+  // About 16 units in the last place of the stored type, at the scale of the numbers here (a few units).
+  const double bound = s.dtype == DType::f64   ? 1e-14
+                       : s.dtype == DType::f32 ? 8e-6
+                       : s.dtype == DType::f16 ? 2e-2
+                                               : 0.15;
+  bool good = true;
+  for (int d = 0; d < s.directions; ++d) {
+    const Worst worst = compare(s, directions[d], d == 1);
+    if (worst.forward <= bound && worst.backward <= bound) continue;
+    good = false;
+    std::printf("case %lld direction %d dtype %d T%lld B%lld H%lld %s: forward %.3g backward %.3g\n", (long long)index,
+                d, int(s.dtype), (long long)s.steps, (long long)s.batch, (long long)s.hidden,
+                s.batch_sizes ? "packed" : "padded", worst.forward, worst.backward);
+  }
+  return good;
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  const std::string name = arguments[1];
+  const cpu::Kernels& kernels = name == "base"   ? cpu::kernels_base()
+                                : name == "avx2" ? cpu::kernels_avx2()
+                                                 : cpu::kernels_avx512();
+  const int64_t cases = std::atoll(arguments[2]);
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < cases; ++i) wrong += !run_case(kernels, i);
+  std::printf("%s: %lld cases, %lld wrong\n", kernels.name, (long long)cases, (long long)wrong);
+  return wrong ? 1 : 0;
+}

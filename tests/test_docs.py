@@ -1,0 +1,47 @@
+"""Every example in a docstring of the package and in the README runs and prints what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import gru_fused
+
+ROOT = Path(__file__).parents[1]
+MODULES = ["gru_fused", *(f"gru_fused.{m.name}" for m in pkgutil.iter_modules(gru_fused.__path__) if m.name != "_C")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["GRU", "GRUCell", "convert", "revert", "functional.gru", "functional.gru_cell", "compat.GRU", "reference.gru"],
+)
+def test_public_names_have_an_example(name: str) -> None:
+    documented = gru_fused
+    for part in name.split("."):
+        documented = getattr(documented, part)
+    assert ">>>" in documented.__doc__
+
+
+def test_readme_code_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_readme_links_lead_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if not target.startswith(("http://", "https://")):
+                assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -1,0 +1,51 @@
+"""The CPU kernels touch no memory but their own, race with nothing, and are right for every vector width.
+
+tests/native/kernels_check.cpp runs them over random shapes, packed and padded, against plain loops in double.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+from native.build import AVX2, COMMON, CSRC, CXX, HERE, compile_all, has_avx2, run
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the program names x86-64's instruction sets")
+
+CASES = 400
+
+
+@pytest.mark.parametrize(
+    "name, flags",
+    [
+        ("base", ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),
+        ("base", ["-O1", "-g", "-fsanitize=thread"]),
+        ("avx2", ["-O1", "-fsanitize=address"]),
+        # 64-byte vectors, in two AVX2 halves: the code of AVX-512 on machines that have none.
+        ("avx512", ["-O1"]),
+    ],
+    ids=["base-address-undefined", "base-thread", "avx2-address", "wide"],
+)
+def test_kernels_are_right_and_clean(name: str, flags: list[str], tmp_path: Path) -> None:
+    if name != "base" and not has_avx2():
+        pytest.skip("this machine has no AVX2")
+    kernels = CSRC / f"cpu/isa_{name}.cpp"
+    others = {"base", "avx2", "avx512"} - {name}
+    stubs = tmp_path / "stubs.cpp"  # the program can run any instruction set; this build has one
+    stubs.write_text(
+        f'#include "{CSRC}/cpu/kernels.h"\n#include <cstdlib>\n'
+        + "".join(
+            f"const gru_fused::cpu::Kernels& gru_fused::cpu::kernels_{other}() {{ std::abort(); }}\n"
+            for other in sorted(others)
+        )
+    )
+    sources = {
+        kernels: [*flags, *([] if name == "base" else AVX2)],
+        HERE / "kernels_check.cpp": flags,
+        CSRC / "cpu/plan.cpp": flags,
+        stubs: flags,
+    }
+    program = tmp_path / "kernels_check"
+    run([CXX, *COMMON, *flags, *map(str, compile_all(sources, tmp_path)), "-o", str(program), "-lpthread"])
+    assert f"{name}: {CASES} cases, 0 wrong" in run([str(program), name, str(CASES)])
