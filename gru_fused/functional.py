@@ -81,7 +81,8 @@ def gru(
         batch = int(batch_sizes[0]) if packed else x.shape[1]
         hx = x.new_zeros(num_layers * directions, batch, weights[1].shape[1])
     _check_same_device(input, hx, weights)
-    x, hx, weights = _autocast(x, hx, weights)
+    dtype = hx.dtype
+    x, hx, weights, autocast = _autocast(x, hx, weights)
 
     finals = []
     for layer in range(num_layers):
@@ -91,6 +92,8 @@ def gru(
         if dropout and training and layer < num_layers - 1:
             x = F.dropout(x, dropout)
     h_n = finals[0] if num_layers == 1 else torch.cat(finals)
+    if autocast:
+        x, h_n = x.to(dtype), h_n.to(dtype)
     return (x.transpose(0, 1) if batch_first and not packed else x), h_n
 
 
@@ -124,15 +127,20 @@ def gru_cell(
     input_size, hidden_size = w_ih.shape[1], w_hh.shape[1]
     if input.shape[1] != input_size:
         raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}")
-    if hx.shape[1] != hidden_size:
-        raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.shape[1]}, expected {hidden_size}")
     if input.shape[0] != hx.shape[0]:
         raise RuntimeError(f"Input batch size {input.shape[0]} doesn't match hidden0 batch size {hx.shape[0]}")
-    weights = [w_ih, w_hh] if b_ih is None else [w_ih, w_hh, b_ih, b_hh]
+    if hx.shape[1] != hidden_size:
+        raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.shape[1]}, expected {hidden_size}")
+    bias = b_ih is not None or b_hh is not None
+    weights = [w_ih, w_hh]
+    if bias:
+        weights += [w_ih.new_zeros(w_ih.shape[0]) if b is None else b for b in (b_ih, b_hh)]
     _check_same_device(input, hx, weights)
-    input, hx, weights = _autocast(input, hx, weights)
-    _, h_n = _layer(input.unsqueeze(0), hx.unsqueeze(0), weights, b_ih is not None, None)
-    return h_n.squeeze(0)
+    dtype = hx.dtype
+    input, hx, weights, autocast = _autocast(input, hx, weights)
+    _, h_n = _layer(input.unsqueeze(0), hx.unsqueeze(0), weights, bias, None)
+    h = h_n.squeeze(0)
+    return h.to(dtype) if autocast else h
 
 
 def _layer(
@@ -161,9 +169,12 @@ def _check_same_device(input: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> 
             )
 
 
-def _autocast(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-    """Everything in autocast's dtype where autocast is on for the device, else unchanged."""
+def _autocast(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor], bool]:
+    """Everything in autocast's dtype and True where autocast is on for the device, else unchanged and False.
+
+    The caller gives its results back in the dtype of hx, as torch.nn.GRU does on the CPU.
+    """
     if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled(x.device.type):
-        return x, hx, weights
+        return x, hx, weights, False
     dtype = torch.get_autocast_dtype(x.device.type)
-    return x.to(dtype), hx.to(dtype), [weight.to(dtype) for weight in weights]
+    return x.to(dtype), hx.to(dtype), [weight.to(dtype) for weight in weights], True
