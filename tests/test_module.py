@@ -176,6 +176,13 @@ def test_meta_backward_gives_the_shapes() -> None:
     assert all(p.grad.is_meta and p.grad.shape == p.shape for p in on_meta.parameters())
 
 
+def test_meta_under_the_cpus_autocast() -> None:
+    on_meta, x = Case().module(gru_fused.GRU, torch.float32).to("meta"), torch.empty(5, 3, 4, device="meta")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = on_meta(x)
+    assert (output.shape, output.device.type) == ((5, 3, 6), "meta")
+
+
 def test_from_meta_to_empty() -> None:
     with torch.device("meta"):
         ours = CASE.module(gru_fused.GRU)

@@ -81,7 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     print()
     report.print_table(summaries)
-    texts = {c.name: [language.continue_prompt(c.model.eval(), prompt) for prompt in PROMPTS] for c in contenders}
+    texts = {
+        contender.name: [
+            language.continue_prompt(contender.model.eval(), prompt, seed) for seed, prompt in enumerate(PROMPTS)
+        ]
+        for contender in contenders
+    }
     print_continuations(texts)
     numbers = options.out / "demo.json"
     report.save_json(numbers, summaries, device=device_name, quick=options.quick, continuations=texts)

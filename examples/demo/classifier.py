@@ -19,8 +19,8 @@ SETTINGS = Settings(
     embedding_dropout=0.4,
     dropout=0.5,
     batch_size=64,
-    epochs=4,
-    learning_rate=2e-3,
+    epochs=3,
+    learning_rate=4e-3,
 )
 
 

@@ -18,14 +18,15 @@ from examples.demo.text import END, PAD, UNKNOWN, Review, Splits, Vocabulary, jo
 Batch = tuple[Tensor, Tensor]  # words and the words that follow them, both (T, B)
 
 CHUNK_LENGTH = 35  # words
+TEMPERATURE = 0.6  # of sampling: below 1 favours the likelier words
 SETTINGS = Settings(
-    embedding_size=256,  # equal to hidden_size: the linear layer shares the embedding's weights
+    embedding_size=128,
     hidden_size=256,
     embedding_dropout=0.1,
     dropout=0.2,
     batch_size=16,
     epochs=2,
-    learning_rate=6e-3,
+    learning_rate=8e-3,
 )
 
 
@@ -36,16 +37,17 @@ class LanguageModel(nn.Module):
         self.embedding_dropout = nn.Dropout(settings.embedding_dropout)
         self.gru = gru_class(settings.embedding_size, settings.hidden_size)
         self.dropout = nn.Dropout(settings.dropout)
-        self.linear = nn.Linear(settings.hidden_size, len(vocabulary))
+        self.linear = nn.Linear(settings.hidden_size, settings.embedding_size)
+        self.output = nn.Linear(settings.embedding_size, len(vocabulary))
         # Weight tying, after Press and Wolf, "Using the Output Embedding to Improve Language Models" (2017).
-        self.linear.weight = self.embedding.weight
+        self.output.weight = self.embedding.weight
         nn.init.normal_(self.embedding.weight, std=0.05)
-        nn.init.zeros_(self.linear.bias)
+        nn.init.zeros_(self.output.bias)
 
     def forward(self, words: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """From words (T, B) to the logits of the word after each, (T, B, V), and the last state, (1, B, H)."""
         output, state = self.gru(self.embedding_dropout(self.embedding(words)), state)
-        return self.linear(self.dropout(output)), state
+        return self.output(self.linear(self.dropout(output))), state
 
 
 class LanguageTask:
@@ -81,9 +83,9 @@ class LanguageTask:
     def test(self, model: nn.Module) -> float:
         return perplexity(model, self.test_chunks)
 
-    def continue_prompt(self, model: nn.Module, prompt: str, max_words: int = 25, temperature: float = 0.7) -> str:
+    def continue_prompt(self, model: nn.Module, prompt: str, seed: int, max_words: int = 25) -> str:
         """Sample word by word up to the end of the sentence, one step of the GRU at a time."""
-        generator = torch.Generator().manual_seed(self.settings.seed)
+        generator = torch.Generator().manual_seed(seed)
         never = [self.vocabulary.index[PAD], self.vocabulary.index[UNKNOWN]]
         end = self.vocabulary.index[END]
         words = tokenize(prompt)
@@ -93,7 +95,7 @@ class LanguageTask:
                 logits, state = model(torch.tensor([[word]], device=self.device), state)
             for _ in range(max_words):
                 logits[..., never] = -math.inf
-                probabilities = F.softmax(logits.flatten().cpu() / temperature, dim=0)
+                probabilities = F.softmax(logits.flatten().cpu() / TEMPERATURE, dim=0)
                 word = int(torch.multinomial(probabilities, 1, generator=generator))
                 if word == end:
                     break

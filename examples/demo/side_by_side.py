@@ -65,8 +65,8 @@ class Contender:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, task.settings.learning_rate, total_steps=steps, pct_start=0.1
         )
-        self.losses: list[float] = []
-        self.clock: list[float] = []  # seconds of training up to and including each step
+        self.losses: list[float] = []  # of each step, as the seconds are
+        self.seconds: list[float] = []
         self.validation: list[float] = []  # the metric after each epoch
         self.test: float = float("nan")
         self.best_weights: dict[str, Tensor] = {}
@@ -80,9 +80,8 @@ class Contender:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.task.settings.max_gradient_norm)
         self.optimizer.step()
         self.schedule.step()
-        seconds = self._now() - start
+        self.seconds.append(self._now() - start)
         self.losses.append(loss.item())
-        self.clock.append(seconds + (self.clock[-1] if self.clock else 0.0))
 
     def end_epoch(self) -> None:
         """Keep the weights of the epoch that does best on the validation split: early stopping, in hindsight."""
