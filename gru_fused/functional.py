@@ -174,7 +174,10 @@ def _autocast(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor,
 
     The caller gives its results back in the dtype of hx, as torch.nn.GRU does on the CPU.
     """
-    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled(x.device.type):
+    kind = x.device.type
+    if not torch._C._is_any_autocast_enabled():
         return x, hx, weights, False
-    dtype = torch.get_autocast_dtype(x.device.type)
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return x, hx, weights, False
+    dtype = torch.get_autocast_dtype(kind)
     return x.to(dtype), hx.to(dtype), [weight.to(dtype) for weight in weights], True
