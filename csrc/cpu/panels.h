@@ -25,9 +25,6 @@ inline int valid_lanes(int64_t unit, int64_t hidden) {
   return hidden - unit < Simd<T>::lanes ? int(hidden - unit) : Simd<T>::lanes;
 }
 
-template <class T>
-constexpr int64_t panel_width = 3 * Simd<T>::lanes;
-
 // A sum over more terms than this is made in blocks, which keeps the rounding error of long sums small.
 constexpr int64_t kSumBlock = 256;
 
@@ -100,27 +97,32 @@ inline void for_blocks(int64_t rows, int64_t panels, const Tile& tile) {
 template <class S, class T>
 void pack_gates(const S* w, int64_t w_row, int64_t hidden, int64_t p, T* panel) {
   constexpr int lanes = Simd<T>::lanes;
-  const int64_t first = p * lanes;
-  const int64_t valid = hidden - first < lanes ? hidden - first : lanes;
-  for (int64_t k = 0; k < hidden; ++k)
-    for (int g = 0; g < 3; ++g)
-      for (int64_t v = 0; v < lanes; ++v)
-        panel[(k * 3 + g) * lanes + v] = v < valid ? scalar(w + (g * hidden + first + v) * w_row + k) : T(0);
+  const int valid = valid_lanes<T>(p * lanes, hidden);
+  for (int64_t g = 0; g < 3; ++g) {
+    const S* const first = w + (g * hidden + p * lanes) * w_row;
+    for (int64_t k = 0; k < hidden; k += lanes) {
+      const int count = valid_lanes<T>(k, hidden);
+      Vec<T> block[lanes];
+      for (int v = 0; v < lanes; ++v) block[v] = v < valid ? load(first + v * w_row + k, count) : Vec<T>{};
+      transpose<T>(block);
+      for (int i = 0; i < count; ++i) store(panel + ((k + i) * 3 + g) * lanes, block[i]);
+    }
+  }
 }
 
 // Backward: panel p with columns p * 3 * lanes and on of W_hh [3H, H]. Its rows follow the gradients of the gates in
 // a tile, three blocks of `padded` rows (see backward.h); columns past H and rows past each block's H are zero.
 template <class S, class T>
 void pack_columns(const S* w, int64_t w_row, int64_t hidden, int64_t padded, int64_t p, T* panel) {
-  constexpr int64_t width = panel_width<T>;
-  const int64_t first = p * width;
-  const int64_t valid = hidden - first < width ? hidden - first : width;
+  constexpr int lanes = Simd<T>::lanes;
   for (int64_t g = 0; g < 3; ++g)
-    for (int64_t k = 0; k < padded; ++k) {
-      T* to = panel + (g * padded + k) * width;
-      const S* from = w + (g * hidden + k) * w_row + first;
-      for (int64_t v = 0; v < width; ++v) to[v] = k < hidden && v < valid ? scalar(from + v) : T(0);
-    }
+    for (int64_t k = 0; k < padded; ++k)
+      for (int64_t part = 0; part < 3; ++part) {
+        const int64_t column = (p * 3 + part) * lanes;
+        const bool inside = k < hidden && column < hidden;
+        store(panel + ((g * padded + k) * 3 + part) * lanes,
+              inside ? load(w + (g * hidden + k) * w_row + column, valid_lanes<T>(column, hidden)) : Vec<T>{});
+      }
 }
 
 // Waking another thread costs more than a small call: then everything runs here.

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #ifndef GRU_FUSED_VECTOR_BYTES
 #error "an isa_*.cpp defines GRU_FUSED_VECTOR_BYTES before its includes"
@@ -64,6 +65,25 @@ inline T sum_lanes(Vec<T> v) {
   for (int width = lanes / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) part[i] += part[i + width];
   return part[0];
+}
+
+// One step of a transposition: swaps the upper right and lower left blocks of `width` lanes within each 2 x 2 of them.
+template <int width, class V, int... lane>
+inline __attribute__((always_inline)) void swap_blocks(V& a, V& b, std::integer_sequence<int, lane...>) {
+  constexpr int lanes = sizeof...(lane);
+  const V upper = __builtin_shufflevector(a, b, ((lane & width) ? lane - width + lanes : lane)...);
+  b = __builtin_shufflevector(a, b, ((lane & width) ? lane + lanes : lane + width)...);
+  a = upper;
+}
+
+// A square block in registers, turned in log2(lanes) steps.
+template <class T, int width = Simd<T>::lanes / 2>
+inline __attribute__((always_inline)) void transpose(Vec<T> (&rows)[Simd<T>::lanes]) {
+  constexpr int lanes = Simd<T>::lanes;
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i)
+    if (!(i & width)) swap_blocks<width>(rows[i], rows[i + width], std::make_integer_sequence<int, lanes>{});
+  if constexpr (width > 1) transpose<T, width / 2>(rows);
 }
 
 // The type that arithmetic on a stored type uses: float for the 16-bit types, which only memory holds.

@@ -2,8 +2,8 @@
 //
 //   e^x = 2^k e^r,  k = round(x / ln 2),  |r| <= ln(2)/2,  e^r - 1 = r + r^2/2! + r^3/3! + ...
 //
-// The Taylor series is cut where the next term is below half an ulp (degree 7 in float, 13 in double). The error of both
-// is under 3 ulps over all of the range (tests/test_simd_math.py). NaN goes through; infinities saturate.
+// The Taylor series is cut where the next term is below half an ulp (degree 7 in float, 13 in double). The error of
+// both is under 3 ulps over all of the range (tests/test_simd_math.py). NaN goes through; infinities saturate.
 #pragma once
 
 #include "simd.h"

@@ -20,6 +20,7 @@ from examples.demo.download import DataUnavailable, review_file
 from examples.demo.side_by_side import train
 from examples.demo.text import Vocabulary, read_reviews, split
 
+OUT = Path(__file__).resolve().parents[1] / "out"
 SEED = 0
 MIN_COUNT = 4  # of a word in the training split to be in the vocabulary
 PROMPTS = ["The film is", "It's a", "The director", "You'll laugh", "If you"]
@@ -32,12 +33,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m examples.demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Exit code: 0 if all went well; 1 if the reviews are not to be had, a loss is not finite, or, "
-        "unless --quick, a model does not beat its baseline.",
+        epilog="Exit code: 0 if all went well; 1 if the reviews are not to be had, a loss is not finite,\n"
+        "or, unless --quick, a model does not beat its baseline.",
     )
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_REVIEWS} reviews, tiny models, one epoch")
+    parser.add_argument("--quick", action="store_true", help=f"about {QUICK_REVIEWS} reviews, tiny models, one epoch")
     parser.add_argument("--data", type=Path, metavar="FILE", help="the review file, instead of fetching it")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path(__file__).resolve().parents[1] / "out")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=OUT, help="default: examples/out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="default: %(default)s")
     return parser.parse_args(arguments)
@@ -48,14 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     try:
         reviews = read_reviews(options.data or review_file())
+        if options.quick:
+            # Spread over the file, which has the good reviews first and the bad ones last.
+            reviews = reviews[:: max(1, len(reviews) // QUICK_REVIEWS)]
+        splits = split(reviews, SEED)
     except (DataUnavailable, OSError, ValueError) as error:
         print(f"examples.demo: {error}", file=sys.stderr)
         return 1
 
-    if options.quick:
-        # Spread over the file, which has the good reviews first and the bad ones last.
-        reviews = reviews[:: max(1, len(reviews) // QUICK_REVIEWS)]
-    splits = split(reviews, SEED)
     vocabulary = Vocabulary(splits.train, MIN_COUNT)
     changes = {"seed": SEED, **(QUICK if options.quick else {})}
     sentiment = classifier.SentimentTask(splits, vocabulary, replace(classifier.SETTINGS, **changes), options.device)
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{len(reviews):,} movie reviews: {len(splits.train):,} to train on, {len(splits.validation):,} to choose the "
         f"epoch by, {len(splits.test):,} held out for the numbers below.\n"
         f"Vocabulary: {len(vocabulary):,} words; {language.unknown_share:.1%} of the held-out words are not in it.\n"
-        f"torch {torch.__version__} on {device_name}, {options.threads} threads\n",
+        f"torch {torch.__version__} on {device_name}, threads: {options.threads}\n",
         flush=True,
     )
 

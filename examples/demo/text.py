@@ -64,9 +64,7 @@ def read_reviews(path: Path) -> list[Review]:
             _, rating, sentence = line.split("\t")
             review = Review(tokenize(sentence), float(rating))
         except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number}: expected 'number<TAB>rating<TAB>sentence', got {line!r}"
-            ) from error
+            raise ValueError(f"{path}, line {number}: not 'number<TAB>rating<TAB>sentence': {line[:80]!r}") from error
         if review.words:
             reviews.setdefault(" ".join(review.words), review)
     return list(reviews.values())
@@ -74,6 +72,8 @@ def read_reviews(path: Path) -> list[Review]:
 
 def split(reviews: list[Review], seed: int) -> Splits:
     """80 % to train on, 10 % to choose the epoch by, 10 % for the final numbers."""
+    if len(reviews) < 50:
+        raise ValueError(f"{len(reviews)} reviews are too few to learn from")
     shuffled = random.Random(seed).sample(reviews, len(reviews))
     first, second = len(shuffled) * 8 // 10, len(shuffled) * 9 // 10
     return Splits(shuffled[:first], shuffled[first:second], shuffled[second:])
