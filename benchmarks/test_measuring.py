@@ -73,7 +73,7 @@ def test_gate_closes_on_any_wrong_result(workload, wrong):
 
         with pytest.raises(WrongResult) as error:
             check({BASELINE: baseline, "wrong": call}, truth, names)
-        assert f"wrong, {name}: error" in str(error.value)
+        assert f"wrong, {name}: rms error" in str(error.value)
 
 
 def prepared(workload: Workload):

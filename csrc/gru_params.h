@@ -42,6 +42,10 @@ struct Shape {
   const int64_t* batch_sizes = nullptr;
   const int64_t* offsets = nullptr;
 
+  // A single step of many rows is one product, which torch's GEMM makes without copying W_hh into panels; the kernels
+  // then only do the arithmetic of the gates.
+  GRU_FUSED_HD bool single_product() const { return steps == 1 && batch > 8; }
+
   GRU_FUSED_HD int64_t rows_at(int64_t t) const { return batch_sizes ? batch_sizes[t] : batch; }
 
   template <class Void>
@@ -54,6 +58,7 @@ struct ForwardDirection {
   Rows<const void> gi;         // [T, B, 3H] = x W_ih^T, without bias
   Rows<const void> hx;         // [B, H]
   Rows<const void> w_hh;       // [3H, H]
+  Rows<const void> gh;         // [B, 3H] = hx W_hh^T, without bias, if shape.single_product(); else not used
   const void* b_ih = nullptr;  // [3H] or null
   const void* b_hh = nullptr;  // [3H] or null
   Rows<void> output;           // [T, B, H]
@@ -76,7 +81,7 @@ struct BackwardDirection {
   Rows<const void> w_hh;         // [3H, H]
   Rows<void> grad_gates;         // [T, B, 4H] as in gru_cell.h
   Rows<void> h_prev;             // [T, B, H]: the state before each step, for the weight gradient
-  Rows<void> grad_hx;            // [B, H]
+  Rows<void> grad_hx;            // [B, H]; without the part through W_hh if shape.single_product()
 };
 
 struct BackwardParams {

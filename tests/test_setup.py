@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 def ask(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs code after setup.py, whose setup() is replaced by nothing."""
-    script = f"import setuptools; setuptools.setup = lambda **_: None\n__file__ = 'setup.py'\nexec(open('setup.py').read())\n{code}"
+    setup = "import setuptools; setuptools.setup = lambda **_: None; __file__ = 'setup.py'"
+    script = f"{setup}\nexec(open('setup.py').read())\n{code}"
     environment = os.environ | environment
     return subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True)
 

@@ -49,7 +49,7 @@ struct BackwardScratch {
     depth = 3 * padded;
     row_size = round_up(shape.hidden, 3 * lanes);
     panel_size = depth * 3 * lanes;
-    panels = row_size / (3 * lanes);
+    panels = shape.single_product() ? 0 : row_size / (3 * lanes);
     weights = round_up(panels * panel_size, line);  // of one direction
     piece = round_up(plan.tile_rows * (depth + row_size), line);
     total = shape.directions * weights + plan.pieces(shape) * piece;

@@ -22,9 +22,8 @@ struct ForwardTile {
   const ForwardDirection& io;
   int64_t hidden, padded;  // H, and H rounded up to full vectors: the row length of the states
   int64_t panel_size;
-  const T* panels;                     // packed W_hh, or null: the product is in `product`
+  const T* panels;                     // packed W_hh; not used if the product is there already
   const T* biases;                     // [units / lanes][4][lanes]: r and z, of both projections; n of gh; n of gi
-  const T* product;                    // [rows][3][padded] = h W_hh^T, only without panels
   const T* state;                      // [rows][padded], before the step
   T* next;                             // [rows][padded], after it
   int64_t first_row;                   // of the tile, in the batch
@@ -41,12 +40,14 @@ struct ForwardTile {
       for (int m = 0; m < M; ++m) epilogue(row + m, (panel + p) * lanes, acc[p][m]);
   }
 
-  // Without panels: the product of the row is there already, only the biases are missing.
-  inline void finish_row(int64_t row) const {
+  // Without panels: the product of the row is there already, only the biases are missing. `gate_size` is the distance
+  // between the gates' blocks.
+  template <class P>
+  inline void finish_row(int64_t row, const P* gh_row, int64_t gate_size) const {
     for (int64_t unit = 0; unit < hidden; unit += lanes) {
       Vec<T> gh[3];
       for (int g = 0; g < 3; ++g)
-        gh[g] = load(product + (row * 3 + g) * padded + unit) + load(biases + unit * 4 + g * lanes);
+        gh[g] = load(gh_row + g * gate_size + unit, valid_lanes<T>(unit, hidden)) + load(biases + unit * 4 + g * lanes);
       epilogue(row, unit, gh);
     }
   }
@@ -87,8 +88,6 @@ void multiply_unpacked(const S* w, int64_t w_row, int64_t hidden, const T* h, in
         for (int u = 0; u < 4; ++u) acc[u] += load(h + k) * load(rows[u] + k, int(hidden - k));
       for (int u = 0; u < 4 && unit + u < hidden; ++u) product[g * padded + unit + u] = sum_lanes<T>(acc[u]);
     }
-  for (int g = 0; g < 3; ++g)  // the states' padding must stay finite
-    for (int64_t unit = hidden; unit < padded; ++unit) product[g * padded + unit] = 0;
 }
 
 // Where the parts of the scratch memory begin, in elements of the accumulating type.
@@ -102,8 +101,7 @@ struct ForwardScratch {
     panels = padded / lanes;
     weights = plan.packed ? round_up(panels * panel_size, line) : 0;  // of one direction
     biases = round_up(4 * padded, line);                              // of one direction
-    const int64_t product = plan.packed ? 0 : 3;
-    piece = round_up(plan.tile_rows * (2 + product) * padded, line);
+    piece = round_up((2 * plan.tile_rows + 3) * padded, line);        // two states, and the product of one row
     total = shape.directions * (weights + biases) + plan.pieces(shape) * piece;
   }
 };
@@ -176,7 +174,6 @@ struct Forward {
                                   layout.panel_size,
                                   weights_of(direction),
                                   biases_of(direction),
-                                  product,
                                   state,
                                   next,
                                   first,
@@ -185,11 +182,14 @@ struct Forward {
                                   shape.step_offset(io.gates, t)};
         if (plan.packed) {
           for_blocks(rows, layout.panels, tile);
+        } else if (shape.single_product()) {
+          const S* gh = static_cast<const S*>(io.gh.data);
+          for (int64_t row = 0; row < rows; ++row) tile.finish_row(row, gh + (first + row) * io.gh.row, hidden);
         } else {
           for (int64_t row = 0; row < rows; ++row) {
             multiply_unpacked(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, state + row * padded, padded,
-                              product + row * 3 * padded);
-            tile.finish_row(row);
+                              product);
+            tile.finish_row(row, product, padded);
           }
         }
       }

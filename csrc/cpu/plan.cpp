@@ -25,7 +25,7 @@ Plan plan_of(const Shape& shape, int64_t threads) {
   plan.tile_rows = (shape.batch + tiles - 1) / tiles;
   plan.tiles = (shape.batch + plan.tile_rows - 1) / plan.tile_rows;
   plan.parallel = threads > 1 && tiles * shape.directions > 1;
-  plan.packed = shape.batch * shape.steps > kPackingRows;
+  plan.packed = shape.batch * shape.steps > kPackingRows && !shape.single_product();
   return plan;
 }
 

@@ -53,7 +53,7 @@ std::vector<Tensor> gru_backward(OptionalTensor grad_output, OptionalTensor grad
   const Weights all(weights, bias);
   const BackwardCall call(grad_output, grad_h_n, x, hx, output, gates, all, batch_sizes);
   launch(call, kernels().backward_scratch, kernels().backward);
-  std::vector<Tensor> grads{call.grad_hx};
+  std::vector<Tensor> grads{call.grad_hx(all)};
   if (need_x) grads.push_back(call.grad_x(x, all));
   if (need_weights)
     for (Tensor& grad : call.grad_weights(x, all)) grads.push_back(std::move(grad));

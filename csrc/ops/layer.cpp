@@ -108,6 +108,11 @@ ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weigh
     to.hx = state_rows<const void>(states, d, element);
     const Tensor weight = hold(weights.w_hh(d));
     to.w_hh = {weight.data_ptr(), 0, weight.stride(0)};
+    if (layer.shape().single_product()) {
+      const Tensor gh = held.emplace_back(torch::stable::new_empty(x, {layer.shape().batch, 3 * H}));
+      multiply_into(gh, columns(states, d, 0, H), transposed(weight));
+      to.gh = {gh.data_ptr(), 0, 3 * H};
+    }
     if (weights.has_bias()) {
       to.b_ih = hold(weights.b_ih(d)).data_ptr();
       to.b_hh = hold(weights.b_hh(d)).data_ptr();
@@ -124,7 +129,8 @@ BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTens
     : layer(x, hx, weights, batch_sizes),
       grad_gates(layer.new_rows(x, 4 * layer.shape().hidden)),
       h_prev(layer.new_rows(x, layer.shape().hidden)),
-      grad_hx(torch::stable::new_empty(x, {layer.shape().directions, layer.shape().batch, layer.shape().hidden})) {
+      grad_h(torch::stable::new_empty(x, {layer.shape().single_product() ? 3 : 1, layer.shape().directions,
+                                          layer.shape().batch, layer.shape().hidden})) {
   const int64_t D = layer.shape().directions, H = layer.shape().hidden, element = layer.element_size();
   check_like("gates", gates, x);
   check_shape("gates", gates, {D, layer.rows(), 4 * H});
@@ -155,8 +161,24 @@ BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTens
     to.w_hh = {weight.data_ptr(), 0, weight.stride(0)};
     to.grad_gates = layer.own_rows<void>(grad_gates, d);
     to.h_prev = layer.own_rows<void>(h_prev, d);
-    to.grad_hx = state_rows<void>(grad_hx, d, element);
+    to.grad_hx = {static_cast<char*>(grad_h.data_ptr()) + d * grad_h.stride(1) * element, 0, H};
   }
+}
+
+Tensor BackwardCall::grad_hx(const Weights& weights) const {
+  const int64_t D = layer.shape().directions, B = layer.shape().batch, H = layer.shape().hidden;
+  if (!layer.shape().single_product()) return strided(grad_h, 0, {D, B, H}, {B * H, H, 1});
+  for (int d = 0; d < D; ++d) {
+    // d_gh is r, z, nr; a row of grad_gates is nr, r, z, n.
+    const auto part = [&](int64_t i) { return strided(grad_h, (i * D + d) * B * H, {B, H}, {H, 1}); };
+    const Tensor& w = weights.w_hh(d);
+    const auto rows = [&](int64_t first, int64_t count) {
+      return strided(w, first * w.stride(0), {count, H}, {w.stride(0), w.stride(1)});
+    };
+    multiply_into(part(1), columns(grad_gates, d, H, 2 * H), rows(0, 2 * H));
+    multiply_into(part(2), columns(grad_gates, d, 0, H), rows(2 * H, H));
+  }
+  return sum_first_axis(grad_h);
 }
 
 Tensor BackwardCall::grad_x(const Tensor& x, const Weights& weights) const {

@@ -16,6 +16,7 @@ import gru_fused
 from examples.demo.side_by_side import Contender, Task
 
 FINAL_STEPS = 50  # the loss of one batch jumps about: "final" is the mean of the last so many
+BUSY = 1.25  # the ratio of the sums of seconds is off the median of the steps' ratios by more than this factor
 
 
 def summary(task: Task, contenders: list[Contender]) -> dict[str, Any]:
@@ -77,6 +78,10 @@ def print_table(summaries: list[dict[str, Any]]) -> None:
                 )
             )
         print(f"{'':<15} largest difference of the two loss curves: {task['largest_loss_difference']:.1e}")
+        reference, ours = task["grus"]
+        ratio = reference["seconds"] / ours["seconds"] / ours["speed_up"]
+        if not 1 / BUSY < ratio < BUSY:
+            print(f"{'':<15} the machine was busy: trust the speed-up, not the seconds")
     print(
         f"\nFinal loss: mean of the last {FINAL_STEPS} training steps."
         "\nSeconds: of all training steps, each with embedding, GRU, linear layer, loss, backward and optimizer."

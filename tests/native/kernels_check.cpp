@@ -78,13 +78,14 @@ double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 // One direction of one call: its arrays, and what plain loops make of them.
 struct Direction {
-  Matrix gi, hx, w, b_ih, b_hh, output, h_n, gates;
+  Matrix gi, hx, w, gh, b_ih, b_hh, output, h_n, gates;
   Matrix grad_output, grad_h_n, grad_gates, h_prev, grad_hx;
 
   Direction(const Shape& s, int64_t n)
       : gi(s.dtype, n, 3 * s.hidden, 2),
         hx(s.dtype, s.batch, s.hidden, 1),
         w(s.dtype, 3 * s.hidden, s.hidden, 1 / std::sqrt(double(s.hidden))),
+        gh(s.dtype, s.batch, 3 * s.hidden),
         b_ih(s.dtype, 1, 3 * s.hidden, 1),
         b_hh(s.dtype, 1, 3 * s.hidden, 1),
         output(s.dtype, n, s.hidden),
@@ -148,8 +149,9 @@ Worst compare(const Shape& s, const Direction& d, bool reverse) {
         a[i] = grads[1], a[H + i] = grads[2], a[2 * H + i] = grads[0];
         next[i] = dh * z;
       }
-      for (int64_t j = 0; j < 3 * H; ++j)
-        for (int64_t i = 0; i < H; ++i) next[i] += a[j] * d.w.get(j, i);
+      if (!s.single_product())
+        for (int64_t j = 0; j < 3 * H; ++j)
+          for (int64_t i = 0; i < H; ++i) next[i] += a[j] * d.w.get(j, i);
       grad = next;
     }
     for (int64_t i = 0; i < H; ++i) larger(worst.backward, std::fabs(grad[i] - d.grad_hx.get(b, i)));
@@ -192,9 +194,21 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
   for (int d = 0; d < s.directions; ++d) directions.emplace_back(s, n);
   for (int d = 0; d < s.directions; ++d) {
     Direction& a = directions[d];
-    forward.direction[d] = {a.gi.in(s.batch),    a.hx.in(),           a.w.in(),
-                            a.b_ih.bytes.data(), a.b_hh.bytes.data(), a.output.out(s.batch),
-                            a.h_n.out(),         a.gates.out(s.batch)};
+    for (int64_t b = 0; b < s.batch; ++b)
+      for (int64_t j = 0; j < 3 * s.hidden; ++j) {
+        double sum = 0;
+        for (int64_t i = 0; i < s.hidden; ++i) sum += a.w.get(j, i) * a.hx.get(b, i);
+        a.gh.set(b, j, sum);
+      }
+    forward.direction[d] = {a.gi.in(s.batch),
+                            a.hx.in(),
+                            a.w.in(),
+                            a.gh.in(),
+                            a.b_ih.bytes.data(),
+                            a.b_hh.bytes.data(),
+                            a.output.out(s.batch),
+                            a.h_n.out(),
+                            a.gates.out(s.batch)};
     backward.direction[d] = {a.grad_output.in(s.batch),
                              a.grad_h_n.in(),
                              a.output.in(s.batch),
