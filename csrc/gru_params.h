@@ -80,8 +80,10 @@ struct BackwardDirection {
   Rows<const void> hx;           // [B, H]
   Rows<const void> w_hh;         // [3H, H]
   Rows<void> grad_gates;         // [T, B, 4H] as in gru_cell.h
-  Rows<void> h_prev;             // [T, B, H]: the state before each step, for the weight gradient
+  Rows<void> h_prev;             // [T, B, H]: the state before each step, for the weight gradient; or null
   Rows<void> grad_hx;            // [B, H]; without the part through W_hh if shape.single_product()
+  void* grad_b_ih = nullptr;     // [3H], the sum of d_gi over all rows; or null
+  void* grad_b_hh = nullptr;     // [3H], the sum of d_gh; null if and only if grad_b_ih is
 };
 
 struct BackwardParams {

@@ -41,7 +41,7 @@ struct BackwardTile {
 };
 
 struct BackwardScratch {
-  int64_t padded, depth, row_size, panel_size, panels, weights, piece, total;
+  int64_t padded, depth, row_size, panel_size, panels, weights, bias_sums, piece, total;
 
   BackwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes) {
     constexpr int64_t line = 64 / sizeof(float);
@@ -51,7 +51,8 @@ struct BackwardScratch {
     panel_size = depth * 3 * lanes;
     panels = shape.single_product() ? 0 : row_size / (3 * lanes);
     weights = round_up(panels * panel_size, line);  // of one direction
-    piece = round_up(plan.tile_rows * (depth + row_size), line);
+    bias_sums = 4 * padded;                         // nr, r, z, n as in a row of the gates' gradients
+    piece = round_up(plan.tile_rows * (depth + row_size) + 2 * bias_sums, line);
     total = shape.directions * weights + plan.pieces(shape) * piece;
   }
 };
@@ -77,8 +78,13 @@ struct Backward {
                  weights_of(direction) + p * layout.panel_size);
   }
 
+  // A piece's scratch: gradients of states, of gates, and the sums of the latter over all its rows and over a block.
+  T* grad_gh_of(int64_t i) const { return piece_of(i) + plan.tile_rows * layout.row_size; }
+  T* bias_sums_of(int64_t i) const { return grad_gh_of(i) + plan.tile_rows * layout.depth; }
+
   // Element by element for one row at step t. `before` is the row of the state before the step.
-  void gate_grads(const BackwardDirection& io, int64_t t, int64_t row, const S* before, T* grad_h, T* grad_gh) const {
+  void gate_grads(const BackwardDirection& io, int64_t t, int64_t row, const S* before, T* grad_h, T* grad_gh,
+                  T* block_sums) const {
     const Shape& shape = params.shape;
     const int64_t hidden = shape.hidden, padded = layout.padded;
     const auto row_of = [&](const auto& rows) { return shape.step_offset(rows, t) + row * rows.row; };
@@ -86,7 +92,7 @@ struct Backward {
         io.grad_output.data ? static_cast<const S*>(io.grad_output.data) + row_of(io.grad_output) : nullptr;
     const S* saved = static_cast<const S*>(io.gates.data) + row_of(io.gates);
     S* grad_gates = static_cast<S*>(io.grad_gates.data) + row_of(io.grad_gates);
-    S* h_prev = static_cast<S*>(io.h_prev.data) + row_of(io.h_prev);
+    S* h_prev = io.h_prev.data ? static_cast<S*>(io.h_prev.data) + row_of(io.h_prev) : nullptr;
     for (int64_t unit = 0; unit < hidden; unit += lanes) {
       const int count = valid_lanes<T>(unit, hidden);
       Vec<T> d = load(grad_h + unit);
@@ -95,7 +101,7 @@ struct Backward {
       const Gates<Vec<T>> gates{load(saved + unit, count), load(saved + hidden + unit, count),
                                 load(saved + 2 * hidden + unit, count), load(saved + 3 * hidden + unit, count)};
       const GateGrads<Vec<T>> grads = cell_backward<VectorMath<T>>(d, gates, h);
-      store(h_prev + unit, h, count);
+      if (h_prev) store(h_prev + unit, h, count);
       store(grad_gates + unit, grads.nr, count);
       store(grad_gates + hidden + unit, grads.r, count);
       store(grad_gates + 2 * hidden + unit, grads.z, count);
@@ -104,6 +110,40 @@ struct Backward {
       store(grad_gh + padded + unit, grads.z);
       store(grad_gh + 2 * padded + unit, grads.nr);
       store(grad_h + unit, grads.h);
+      if (io.grad_b_ih) {
+        const Vec<T> added[4] = {grads.nr, grads.r, grads.z, grads.n};
+        for (int g = 0; g < 4; ++g) {
+          T* const sum = block_sums + g * padded + unit;
+          store(sum, load(sum) + added[g]);
+        }
+      }
+    }
+  }
+
+  // A long sum is made in blocks, as in multiply().
+  void end_block(T* sums, T* block_sums) const {
+    for (int64_t i = 0; i < layout.bias_sums; ++i) {
+      sums[i] += block_sums[i];
+      block_sums[i] = 0;
+    }
+  }
+
+  // The bias gradients of a direction: its pieces' sums, in their order.
+  void sum_biases(int direction) const {
+    const BackwardDirection& io = params.direction[direction];
+    if (!io.grad_b_ih) return;
+    const int64_t hidden = params.shape.hidden;
+    S* const b_ih = static_cast<S*>(io.grad_b_ih);
+    S* const b_hh = static_cast<S*>(io.grad_b_hh);
+    for (int64_t unit = 0; unit < hidden; unit += lanes) {
+      Vec<T> sums[4] = {};
+      for (int64_t i = direction * plan.tiles; i < (direction + 1) * plan.tiles; ++i)
+        for (int g = 0; g < 4; ++g) sums[g] += load(bias_sums_of(i) + g * layout.padded + unit);
+      const int count = valid_lanes<T>(unit, hidden);
+      for (int g = 0; g < 3; ++g) {
+        store(b_ih + g * hidden + unit, sums[g + 1], count);
+        store(b_hh + g * hidden + unit, sums[(g + 1) % 3], count);  // r, z, nr
+      }
     }
   }
 
@@ -116,7 +156,11 @@ struct Backward {
     const BackwardDirection& io = params.direction[direction];
 
     T* grad_h = piece_of(i);
-    T* grad_gh = grad_h + plan.tile_rows * layout.row_size;
+    T* grad_gh = grad_gh_of(i);
+    T* sums = bias_sums_of(i);
+    T* block_sums = sums + layout.bias_sums;
+    for (int64_t j = 0; j < 2 * layout.bias_sums; ++j) sums[j] = 0;
+    int64_t rows_in_block = 0;
     const S* grad_h_n = static_cast<const S*>(io.grad_h_n.data);
     for (int64_t row = first; row < last; ++row) {
       T* to = grad_h + (row - first) * layout.row_size;
@@ -138,14 +182,20 @@ struct Backward {
         const S* before = row < fed ? static_cast<const S*>(io.output.data) + shape.step_offset(io.output, earlier) +
                                           row * io.output.row
                                     : static_cast<const S*>(io.hx.data) + row * io.hx.row;
-        gate_grads(io, t, row, before, grad_h + (row - first) * layout.row_size,
-                   grad_gh + (row - first) * layout.depth);
+        gate_grads(io, t, row, before, grad_h + (row - first) * layout.row_size, grad_gh + (row - first) * layout.depth,
+                   block_sums);
+      }
+      rows_in_block += alive - first;
+      if (io.grad_b_ih && rows_in_block >= kSumBlock) {
+        end_block(sums, block_sums);
+        rows_in_block = 0;
       }
       for_blocks(
           alive - first, layout.panels,
           BackwardTile<T>{layout.depth, layout.row_size, layout.panel_size, weights_of(direction), grad_gh, grad_h});
     }
 
+    end_block(sums, block_sums);
     S* grad_hx = static_cast<S*>(io.grad_hx.data);
     for (int64_t row = first; row < last; ++row)
       for (int64_t unit = 0; unit < hidden; unit += lanes)
@@ -163,6 +213,7 @@ void run_backward(const BackwardParams& params, void* scratch, const cpu::Parall
   const auto piece = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->piece(i); };
   run_all(plan.parallel, parallel, params.shape.directions * backward.layout.panels, pack, &backward);
   run_all(plan.parallel, parallel, plan.pieces(params.shape), piece, &backward);
+  for (int d = 0; d < params.shape.directions; ++d) backward.sum_biases(d);
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ std::vector<Tensor> gru_backward(OptionalTensor grad_output, OptionalTensor grad
                                  Tensor output, Tensor gates, std::vector<Tensor> weights, bool bias,
                                  OptionalTensor batch_sizes, bool need_x, bool need_weights) {
   const Weights all(weights, bias);
-  const BackwardCall call(grad_output, grad_h_n, x, hx, output, gates, all, batch_sizes);
+  const BackwardCall call(grad_output, grad_h_n, x, hx, output, gates, all, batch_sizes, need_weights);
   launch(call, kernels().backward_scratch, kernels().backward);
   std::vector<Tensor> grads{call.grad_hx(all)};
   if (need_x) grads.push_back(call.grad_x(x, all));

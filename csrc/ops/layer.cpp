@@ -125,10 +125,9 @@ ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weigh
 
 BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x,
                            const Tensor& hx, const Tensor& output, const Tensor& gates, const Weights& weights,
-                           const OptionalTensor& batch_sizes)
+                           const OptionalTensor& batch_sizes, bool need_weights)
     : layer(x, hx, weights, batch_sizes),
       grad_gates(layer.new_rows(x, 4 * layer.shape().hidden)),
-      h_prev(layer.new_rows(x, layer.shape().hidden)),
       grad_h(torch::stable::new_empty(x, {layer.shape().single_product() ? 3 : 1, layer.shape().directions,
                                           layer.shape().batch, layer.shape().hidden})) {
   const int64_t D = layer.shape().directions, H = layer.shape().hidden, element = layer.element_size();
@@ -150,6 +149,7 @@ BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTens
   const OptionalTensor step_grads = grad_output ? OptionalTensor(hold(*grad_output)) : std::nullopt;
   const OptionalTensor last_grads = grad_h_n ? OptionalTensor(hold(*grad_h_n)) : std::nullopt;
   params.shape = layer.shape();
+  if (need_weights) h_prev = layer.new_rows(x, H);
   for (int d = 0; d < D; ++d) {
     const Tensor weight = hold(weights.w_hh(d));
     BackwardDirection& to = params.direction[d];
@@ -160,7 +160,11 @@ BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTens
     to.hx = state_rows<const void>(states, d, element);
     to.w_hh = {weight.data_ptr(), 0, weight.stride(0)};
     to.grad_gates = layer.own_rows<void>(grad_gates, d);
-    to.h_prev = layer.own_rows<void>(h_prev, d);
+    if (h_prev) to.h_prev = layer.own_rows<void>(*h_prev, d);
+    if (need_weights && weights.has_bias()) {
+      to.grad_b_ih = grad_biases.emplace_back(torch::stable::new_empty(x, {3 * H})).data_ptr();
+      to.grad_b_hh = grad_biases.emplace_back(torch::stable::new_empty(x, {3 * H})).data_ptr();
+    }
     to.grad_hx = {static_cast<char*>(grad_h.data_ptr()) + d * grad_h.stride(1) * element, 0, H};
   }
 }
@@ -203,16 +207,10 @@ std::vector<Tensor> BackwardCall::grad_weights(const Tensor& x, const Weights& w
 
     // d_gh is r, z, nr; a row of grad_gates is nr, r, z, n.
     const Tensor w_hh = grads.emplace_back(torch::stable::new_empty(x, {3 * H, H}));
-    const Tensor states = columns(h_prev, d, 0, H);
+    const Tensor states = columns(*h_prev, d, 0, H);
     multiply_into(strided(w_hh, 0, {2 * H, H}, {H, 1}), transposed(columns(grad_gates, d, H, 2 * H)), states);
     multiply_into(strided(w_hh, 2 * H * H, {H, H}, {H, 1}), transposed(columns(grad_gates, d, 0, H)), states);
-    if (!weights.has_bias()) continue;
-
-    const Tensor b_ih = grads.emplace_back(sum_first_axis(columns(grad_gates, d, H, 3 * H)));
-    const Tensor b_hh = grads.emplace_back(torch::stable::new_empty(x, {3 * H}));
-    Tensor gates_rz = strided(b_hh, 0, {2 * H}, {1}), gate_n = strided(b_hh, 2 * H, {H}, {1});
-    torch::stable::copy_(gates_rz, strided(b_ih, 0, {2 * H}, {1}));
-    torch::stable::copy_(gate_n, sum_first_axis(columns(grad_gates, d, 0, H)));
+    if (weights.has_bias()) grads.insert(grads.end(), {grad_biases[2 * d], grad_biases[2 * d + 1]});
   }
   return grads;
 }

@@ -75,13 +75,16 @@ struct ForwardCall {
 // A call of the backward: after the kernel has run, `grads` makes the large products and sums.
 struct BackwardCall {
   Layer layer;
-  Tensor grad_gates, h_prev;
+  Tensor grad_gates;
+  OptionalTensor h_prev;            // if the weights' gradients are needed
+  std::vector<Tensor> grad_biases;  // b_ih, b_hh of each direction, if needed
   Tensor grad_h;  // [1, D, B, H] or, if shape.single_product(), parts whose sum over the first axis is the gradient
   std::vector<Tensor> held;
   BackwardParams params;
 
   BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x, const Tensor& hx,
-               const Tensor& output, const Tensor& gates, const Weights& weights, const OptionalTensor& batch_sizes);
+               const Tensor& output, const Tensor& gates, const Weights& weights, const OptionalTensor& batch_sizes,
+               bool need_weights);
 
   Tensor grad_hx(const Weights& weights) const;
   Tensor grad_x(const Tensor& x, const Weights& weights) const;

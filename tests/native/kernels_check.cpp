@@ -79,7 +79,7 @@ double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 // One direction of one call: its arrays, and what plain loops make of them.
 struct Direction {
   Matrix gi, hx, w, gh, b_ih, b_hh, output, h_n, gates;
-  Matrix grad_output, grad_h_n, grad_gates, h_prev, grad_hx;
+  Matrix grad_output, grad_h_n, grad_gates, h_prev, grad_hx, grad_b_ih, grad_b_hh;
 
   Direction(const Shape& s, int64_t n)
       : gi(s.dtype, n, 3 * s.hidden, 2),
@@ -95,7 +95,9 @@ struct Direction {
         grad_h_n(s.dtype, s.batch, s.hidden, 1),
         grad_gates(s.dtype, n, 4 * s.hidden),
         h_prev(s.dtype, n, s.hidden),
-        grad_hx(s.dtype, s.batch, s.hidden) {}
+        grad_hx(s.dtype, s.batch, s.hidden),
+        grad_b_ih(s.dtype, 1, 3 * s.hidden),
+        grad_b_hh(s.dtype, 1, 3 * s.hidden) {}
 };
 
 struct Worst {
@@ -109,6 +111,7 @@ void larger(double& worst, double error) {
 // Compares one direction with plain loops; the backward takes the kernel's own gates, so that each is judged alone.
 Worst compare(const Shape& s, const Direction& d, bool reverse) {
   Worst worst;
+  std::vector<double> b_ih(3 * s.hidden), b_hh(3 * s.hidden);
   const int64_t H = s.hidden;
   const auto row_at = [&](int64_t t, int64_t b) { return (s.offsets ? s.offsets[t] : t * s.batch) + b; };
   for (int64_t b = 0; b < s.batch; ++b) {
@@ -148,6 +151,8 @@ Worst compare(const Shape& s, const Direction& d, bool reverse) {
         larger(worst.backward, std::fabs(before - d.h_prev.get(row, i)));
         a[i] = grads[1], a[H + i] = grads[2], a[2 * H + i] = grads[0];
         next[i] = dh * z;
+        b_ih[i] += grads[1], b_ih[H + i] += grads[2], b_ih[2 * H + i] += grads[3];
+        b_hh[i] += grads[1], b_hh[H + i] += grads[2], b_hh[2 * H + i] += grads[0];
       }
       if (!s.single_product())
         for (int64_t j = 0; j < 3 * H; ++j)
@@ -155,6 +160,10 @@ Worst compare(const Shape& s, const Direction& d, bool reverse) {
       grad = next;
     }
     for (int64_t i = 0; i < H; ++i) larger(worst.backward, std::fabs(grad[i] - d.grad_hx.get(b, i)));
+  }
+  for (int64_t i = 0; i < 3 * H; ++i) {
+    larger(worst.backward, std::fabs(b_ih[i] - d.grad_b_ih.get(0, i)));
+    larger(worst.backward, std::fabs(b_hh[i] - d.grad_b_hh.get(0, i)));
   }
   return worst;
 }
@@ -217,7 +226,9 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
                              a.w.in(),
                              a.grad_gates.out(s.batch),
                              a.h_prev.out(s.batch),
-                             a.grad_hx.out()};
+                             a.grad_hx.out(),
+                             a.grad_b_ih.bytes.data(),
+                             a.grad_b_hh.bytes.data()};
   }
   const cpu::Parallel parallel = threads(thread_count);
   const auto scratch = [&](size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
