@@ -52,10 +52,13 @@ struct BackwardScratch {
     panels = shape.single_product() ? 0 : row_size / (3 * lanes);
     weights = round_up(panels * panel_size, line);  // of one direction
     bias_sums = 4 * padded;                         // nr, r, z, n as in a row of the gates' gradients
-    piece = round_up(plan.tile_rows * (depth + row_size) + 2 * bias_sums, line);
+    piece = round_up(plan.tile_rows * (depth + row_size) + 3 * bias_sums, line);
     total = shape.directions * weights + plan.pieces(shape) * piece;
   }
 };
+
+// Rows whose gate gradients are added plainly before the sum goes to the total.
+constexpr int64_t kBiasBlock = 16;
 
 template <class S>
 struct Backward {
@@ -78,7 +81,8 @@ struct Backward {
                  weights_of(direction) + p * layout.panel_size);
   }
 
-  // A piece's scratch: gradients of states, of gates, and the sums of the latter over all its rows and over a block.
+  // A piece's scratch: gradients of states, of gates, and the sums of the latter: over all its
+  // rows, what rounding left out of these, and over a block.
   T* grad_gh_of(int64_t i) const { return piece_of(i) + plan.tile_rows * layout.row_size; }
   T* bias_sums_of(int64_t i) const { return grad_gh_of(i) + plan.tile_rows * layout.depth; }
 
@@ -120,11 +124,14 @@ struct Backward {
     }
   }
 
-  // A long sum is made in blocks, as in multiply().
-  void end_block(T* sums, T* block_sums) const {
-    for (int64_t i = 0; i < layout.bias_sums; ++i) {
-      sums[i] += block_sums[i];
-      block_sums[i] = 0;
+  // Adds the sums of a block to the sums over all rows, with the rounding error of each addition carried to the next
+  // (Kahan 1965): torch's own sum, which nn.GRU's bias gradients come from, is about as exact.
+  void end_block(T* sums, T* carried, T* block_sums) const {
+    for (int64_t i = 0; i < layout.bias_sums; i += lanes) {
+      const Vec<T> term = load(block_sums + i) - load(carried + i), before = load(sums + i), after = before + term;
+      store(carried + i, (after - before) - term);
+      store(sums + i, after);
+      store(block_sums + i, Vec<T>{});
     }
   }
 
@@ -158,8 +165,9 @@ struct Backward {
     T* grad_h = piece_of(i);
     T* grad_gh = grad_gh_of(i);
     T* sums = bias_sums_of(i);
-    T* block_sums = sums + layout.bias_sums;
-    for (int64_t j = 0; j < 2 * layout.bias_sums; ++j) sums[j] = 0;
+    T* carried = sums + layout.bias_sums;
+    T* block_sums = carried + layout.bias_sums;
+    for (int64_t j = 0; j < 3 * layout.bias_sums; ++j) sums[j] = 0;
     int64_t rows_in_block = 0;
     const S* grad_h_n = static_cast<const S*>(io.grad_h_n.data);
     for (int64_t row = first; row < last; ++row) {
@@ -184,18 +192,17 @@ struct Backward {
                                     : static_cast<const S*>(io.hx.data) + row * io.hx.row;
         gate_grads(io, t, row, before, grad_h + (row - first) * layout.row_size, grad_gh + (row - first) * layout.depth,
                    block_sums);
-      }
-      rows_in_block += alive - first;
-      if (io.grad_b_ih && rows_in_block >= kSumBlock) {
-        end_block(sums, block_sums);
-        rows_in_block = 0;
+        if (io.grad_b_ih && ++rows_in_block == kBiasBlock) {
+          end_block(sums, carried, block_sums);
+          rows_in_block = 0;
+        }
       }
       for_blocks(
           alive - first, layout.panels,
           BackwardTile<T>{layout.depth, layout.row_size, layout.panel_size, weights_of(direction), grad_gh, grad_h});
     }
 
-    end_block(sums, block_sums);
+    end_block(sums, carried, block_sums);
     S* grad_hx = static_cast<S*>(io.grad_hx.data);
     for (int64_t row = first; row < last; ++row)
       for (int64_t unit = 0; unit < hidden; unit += lanes)
