@@ -62,8 +62,9 @@ inline void check_shape(const char* name, const Tensor& tensor, std::initializer
 
 // The same dtype and device as the input.
 inline void check_like(const char* name, const Tensor& tensor, const Tensor& like) {
-  check(tensor.scalar_type() == like.scalar_type(), name, ": expected the dtype of the input, got another (",
-        int(tensor.scalar_type()), " against ", int(like.scalar_type()), " in torch's numbering)");
+  using torch::headeronly::toString;
+  check(tensor.scalar_type() == like.scalar_type(), name, ": expected the dtype of the input, ",
+        toString(like.scalar_type()), ", got ", toString(tensor.scalar_type()));
   check(tensor.device() == like.device(), name, ": expected the device of the input, got another");
 }
 
@@ -80,7 +81,8 @@ inline DType dtype_of(const char* name, const Tensor& tensor) {
     default:
       break;
   }
-  fail(name, ": expected float32, float64, bfloat16 or float16, got another dtype");
+  fail(name, ": expected float32, float64, bfloat16 or float16, got ",
+       torch::headeronly::toString(tensor.scalar_type()));
 }
 
 // Kernels take any strides but the last, which must be 1.
