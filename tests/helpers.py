@@ -115,6 +115,7 @@ AWKWARD = [
     Case(T=7, B=3, I=130, H=7, layers=2, bidirectional=True, batch_first=True),
     Case(T=2, B=None, I=1, H=7, layers=2, bidirectional=True),
     Case(T=63, B=None, I=3, H=5, batch_first=True, bias=False, hx=False),
+    Case(T=3, B=190, I=3, H=9, bidirectional=True),  # three tiles of up to 64 rows
     Case(T=4, B=0, I=3, H=5),
     Case(T=3, B=0, I=3, H=5, layers=2, bidirectional=True, batch_first=True, hx=False),
 ]
