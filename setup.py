@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -114,17 +115,19 @@ class NinjaBuild(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        include_flags = [f"-isystem{path}" for path in [*includes, sysconfig.get_path("include")]]
+        include_flags = [f"-isystem {shlex.quote(path)}" for path in [*includes, sysconfig.get_path("include")]]
         mac = sys.platform == "darwin"
 
         with open(folder / "build.ninja", "w") as file:
             ninja = ninja_syntax.Writer(file, width=120)
             ninja.variable("cxx", os.environ.get("CXX", "c++"))
             ninja.rule("compile", "$cxx -MMD -MF $out.d $flags -c $in -o $out", depfile="$out.d", deps="gcc")
-            ninja.rule("link", "$cxx -shared $in -o $out $flags")
+            linker = "$cxx -shared"
             if cuda := cuda_sources():
                 ninja.variable("nvcc", nvcc())
                 ninja.rule("cuda", "$nvcc -MMD -MF $out.d $flags -c $in -o $out", depfile="$out.d", deps="gcc")
+                linker = "$nvcc -shared -cudart static"  # it knows where its runtime is
+            ninja.rule("link", f"{linker} $in -o $out $flags")
 
             objects = []
 
@@ -140,10 +143,8 @@ class NinjaBuild(build_ext):
             for source in cuda:
                 compile("cuda", source, [*nvcc_flags(), TORCH_TARGET, "-DUSE_CUDA", *include_flags])
 
-            libraries = [f"-L{torch_lib}", "-ltorch_cpu", "-ltorch", "-lc10"]
-            if cuda:
-                libraries += [f"-L{Path(nvcc()).resolve().parents[1] / 'lib64'}", "-lcudart_static", "-ldl", "-lrt"]
-            libraries += ["-undefined dynamic_lookup"] if mac else ["-Wl,--as-needed"]
+            libraries = [f"-L{shlex.quote(torch_lib)}", "-ltorch_cpu", "-ltorch", "-lc10"]
+            libraries += ["-undefined dynamic_lookup"] if mac else []
             ninja.build(str(target), "link", objects, variables={"flags": " ".join(libraries)})
         command = [shutil.which("ninja") or "ninja", "-C", str(folder)]
         if jobs := os.environ.get("MAX_JOBS"):
