@@ -25,6 +25,9 @@ GRU_FUSED_HD int64_t size_of(DType dtype) {
   return 0;
 }
 
+// Copying W_hh into panels costs about as much as this many products of one row with it.
+constexpr int64_t kPackingRows = 8;
+
 // The rows of one array: element (t, b, i) lies at data[step_offset(t) + b * row + i].
 template <class Void>  // void or const void
 struct Rows {
@@ -44,7 +47,7 @@ struct Shape {
 
   // A single step of many rows is one product, which torch's GEMM makes without copying W_hh into panels; the kernels
   // then only do the arithmetic of the gates.
-  GRU_FUSED_HD bool single_product() const { return steps == 1 && batch > 8; }
+  GRU_FUSED_HD bool single_product() const { return steps == 1 && batch > kPackingRows; }
 
   GRU_FUSED_HD int64_t rows_at(int64_t t) const { return batch_sizes ? batch_sizes[t] : batch; }
 

@@ -7,8 +7,6 @@ namespace {
 constexpr int64_t kMaxTileRows = 64;
 // Below this many multiply-adds another thread costs more than it brings.
 constexpr int64_t kWorthAThread = 64 * 1024;
-// Copying W_hh into panels costs about as much as this many products of one row with it.
-constexpr int64_t kPackingRows = 8;
 
 }  // namespace
 

@@ -72,7 +72,7 @@ struct ForwardCall {
   ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool save);
 };
 
-// A call of the backward: after the kernel has run, `grads` makes the large products and sums.
+// A call of the backward. After the kernel has run, grad_hx, grad_x and grad_weights make the large products.
 struct BackwardCall {
   Layer layer;
   Tensor grad_gates;
