@@ -30,8 +30,8 @@ struct Stepped {
 
 // Gradients with respect to the arguments of the two sigmoids and the tanh.
 //   d_gi = [a_r, a_z, a_n]    d_gh = [a_r, a_z, a_nr]
-// In memory a row holds a_nr, a_r, a_z, a_n: d_gi is its last 3H numbers, and d_gh is the first 3H with the
-// n block in front, so that one buffer of 4H serves both without a copy.
+// A row of them is a_nr, a_r, a_z, a_n: d_gi is its last 3H numbers, and d_gh is the first 3H with the
+// n block in front, so that one row of 4H serves both without a copy.
 template <class Value>
 struct GateGrads {
   Value nr, r, z, n;

@@ -1,7 +1,7 @@
 // What a kernel is told: shapes, pointers and strides by value, no tensor.
 //
-// T steps, B batch rows, H hidden units, D directions (1 or 2). Strides count elements; the last axis of every
-// array is contiguous. No output overlaps an input or another output, but where it is said.
+// T steps, B batch rows, I inputs, H hidden units, D directions (1 or 2). Strides count elements; the last axis of
+// every array is contiguous. No output overlaps an input or another output, but where it is said.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +25,6 @@ GRU_FUSED_HD int64_t size_of(DType dtype) {
   return 0;
 }
 
-// Copying W_hh into panels costs about as much as this many products of one row with it.
-constexpr int64_t kPackingRows = 8;
-
 // The rows of one array: element (t, b, i) lies at data[step_offset(t) + b * row + i].
 template <class Void>  // void or const void
 struct Rows {
@@ -38,18 +35,23 @@ struct Rows {
 
 struct Shape {
   DType dtype = DType::f32;
-  int64_t steps = 0, batch = 0, hidden = 0;
+  int64_t steps = 0, batch = 0, inputs = 0, hidden = 0;
   int directions = 1;
   // Packed batches: how many rows are alive at each step (not increasing) and where its rows begin, in rows.
   // Both [T], or both null; then `step` of every Rows is not used.
   const int64_t* batch_sizes = nullptr;
   const int64_t* offsets = nullptr;
 
-  // A single step of many rows is one product, which torch's GEMM makes without copying W_hh into panels; the kernels
-  // then only do the arithmetic of the gates.
-  GRU_FUSED_HD bool single_product() const { return steps == 1 && batch > kPackingRows; }
-
   GRU_FUSED_HD int64_t rows_at(int64_t t) const { return batch_sizes ? batch_sizes[t] : batch; }
+
+  // How many of the batch rows [first, last) are alive at step t.
+  GRU_FUSED_HD int64_t rows_between(int64_t t, int64_t first, int64_t last) const {
+    const int64_t end = rows_at(t) < last ? rows_at(t) : last;
+    return end > first ? end - first : 0;
+  }
+
+  // The s-th step that a direction takes.
+  GRU_FUSED_HD int64_t time_of(int64_t s, int direction) const { return direction == 0 ? s : steps - 1 - s; }
 
   template <class Void>
   GRU_FUSED_HD int64_t step_offset(const Rows<Void>& rows, int64_t t) const {
@@ -58,16 +60,15 @@ struct Shape {
 };
 
 struct ForwardDirection {
-  Rows<const void> gi;         // [T, B, 3H] = x W_ih^T, without bias
+  Rows<const void> x;          // [T, B, I]
   Rows<const void> hx;         // [B, H]
+  Rows<const void> w_ih;       // [3H, I]
   Rows<const void> w_hh;       // [3H, H]
-  Rows<const void> gh;         // [B, 3H] = hx W_hh^T, without bias, if shape.single_product(); else not used
   const void* b_ih = nullptr;  // [3H] or null
   const void* b_hh = nullptr;  // [3H] or null
   Rows<void> output;           // [T, B, H]
   Rows<void> h_n;              // [B, H]
-  Rows<void> gates;            // [T, B, 4H] as in gru_cell.h, or null: nothing is saved for a backward.
-                               // gi may lie in its first 3H columns.
+  Rows<void> gates;            // [T, B, 4H] as in gru_cell.h, or null: nothing is saved for a backward
 };
 
 struct ForwardParams {
@@ -78,15 +79,18 @@ struct ForwardParams {
 struct BackwardDirection {
   Rows<const void> grad_output;  // [T, B, H] or null: zero
   Rows<const void> grad_h_n;     // [B, H] or null: zero
+  Rows<const void> x;            // [T, B, I]
+  Rows<const void> hx;           // [B, H]
   Rows<const void> output;       // [T, B, H]
   Rows<const void> gates;        // [T, B, 4H]
-  Rows<const void> hx;           // [B, H]
+  Rows<const void> w_ih;         // [3H, I]
   Rows<const void> w_hh;         // [3H, H]
-  Rows<void> grad_gates;         // [T, B, 4H] as in gru_cell.h
-  Rows<void> h_prev;             // [T, B, H]: the state before each step, for the weight gradient; or null
-  Rows<void> grad_hx;            // [B, H]; without the part through W_hh if shape.single_product()
-  void* grad_b_ih = nullptr;     // [3H], the sum of d_gi over all rows; or null
-  void* grad_b_hh = nullptr;     // [3H], the sum of d_gh; null if and only if grad_b_ih is
+  Rows<void> grad_x;             // [T, B, I] or null: not wanted
+  Rows<void> grad_hx;            // [B, H]
+  void* grad_w_ih = nullptr;     // [3H, I], dense, or null: no gradient of a weight is wanted
+  void* grad_w_hh = nullptr;     // [3H, H], dense, null if and only if grad_w_ih is
+  void* grad_b_ih = nullptr;     // [3H] or null
+  void* grad_b_hh = nullptr;     // [3H], null if and only if grad_b_ih is
 };
 
 struct BackwardParams {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import ModuleType
 
 # Before torch starts its threads: spinning ones would fight over a small machine's cores and the suite take 5x as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
+from native.build import build_bindings, has_avx2
 
 THREADS = 2  # fixed, so that a test does the same on every machine; two, so that the threaded paths run
 
@@ -36,3 +38,11 @@ def poisoned() -> Iterator[None]:
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The kernels' insides, bound by pybind11."""
+    if not has_avx2():
+        pytest.skip("this machine has no AVX2")
+    return build_bindings(tmp_path_factory.mktemp("native"))

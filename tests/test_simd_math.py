@@ -6,14 +6,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from native.build import build_bindings, has_avx2
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    if not has_avx2():
-        pytest.skip("this machine has no AVX2")
-    return build_bindings(tmp_path_factory.mktemp("native"))
 
 
 def every_float(step: int) -> np.ndarray:
@@ -83,28 +75,3 @@ def test_float_is_rounded_to_bfloat16_as_torch_does(native: ModuleType) -> None:
     expected = torch.from_numpy(x).bfloat16().view(torch.int16).numpy().view(np.uint16)
     np.testing.assert_array_equal(native.encode_bf16(x), expected)
     assert np.isnan(native.decode_bf16(native.encode_bf16(np.array([np.nan], np.float32)))).all()
-
-
-@pytest.mark.parametrize(
-    "shape, expected",
-    [
-        (dict(steps=100, batch=1, hidden=256, threads=2), dict(tile_rows=1, tiles=1, packed=True, parallel=False)),
-        (dict(steps=1, batch=1, hidden=256), dict(tile_rows=1, tiles=1, packed=False, parallel=False)),
-        (dict(steps=100, batch=32, hidden=256, threads=2), dict(tile_rows=16, tiles=2, packed=True, parallel=True)),
-        (dict(steps=100, batch=1, hidden=256, directions=2, threads=2), dict(tiles=1, parallel=True)),
-        (dict(steps=10, batch=1920, hidden=64, threads=2), dict(tile_rows=64, tiles=30, parallel=True)),
-        (dict(steps=5, batch=3, hidden=4, threads=16), dict(tiles=1, parallel=False)),  # too little work to share
-        (dict(steps=5, batch=0, hidden=4, threads=2), dict(tiles=0, tile_rows=0)),
-    ],
-    ids=lambda value: "-".join(f"{key}{number}" for key, number in value.items()),
-)
-def test_plan(native: ModuleType, shape: dict[str, int], expected: dict[str, int]) -> None:
-    plan = native.plan(**shape)
-    assert {key: plan[key] for key in expected} == expected
-
-
-def test_plan_covers_every_row_once(native: ModuleType) -> None:
-    for batch in range(1, 300):
-        for threads in (1, 2, 3, 16):
-            plan = native.plan(steps=50, batch=batch, hidden=128, threads=threads)
-            assert (plan["tiles"] - 1) * plan["tile_rows"] < batch <= plan["tiles"] * plan["tile_rows"]

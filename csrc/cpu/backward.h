@@ -1,64 +1,53 @@
-// Backward recurrence of one tile of batch rows through all time steps, from the saved gates.
+// Backward of one share: batch rows of one direction through all time steps, from the saved gates.
 //
-// Per step: the gradients of the gates, element by element, and their product with W_hh, which is the gradient that
-// flows to the state before. The weight gradients are one large product outside (dW_hh = d_gh^T h_prev).
-// Cost per step and row: 6 H^2 operations, 12 H^2 / rows bytes of weights (float), 6H numbers in and 5H out.
+// Chunk by chunk of steps, in the order opposite to the forward's: step by step the gradients of the gates, element by
+// element, and their product with W_hh, which is the gradient that flows to the state before; then, while the chunk's
+// gate gradients are in the second-level cache, their products with W_ih (the gradient of x) and with x and the states
+// (the weights' gradients). No array of gate gradients over all steps is ever made.
+// Cost per step and row: 12 H (I + H) operations, 6H + 2I numbers in and out.
 #pragma once
 
+#include <utility>
+
 #include "../gru_cell.h"
+#include "gradients.h"
 #include "kernels.h"
-#include "panels.h"
 #include "plan.h"
 #include "simd_math.h"
 
 namespace gru_fused {
 namespace {
 
-template <class T>
-struct BackwardTile {
-  static constexpr int lanes = Simd<T>::lanes;
-
-  int64_t depth;     // 3 * padded: the gate gradients r, z, nr of a row, each block padded with zeros
-  int64_t row_size;  // of grad_h: H rounded up to full panels
-  int64_t panel_size;
-  const T* panels;
-  const T* grad_gh;  // [rows][depth]
-  T* grad_h;         // [rows][row_size]
-
-  template <int M, int P>
-  inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
-    Vec<T> acc[P][M][3] = {};
-    multiply<T, M, P>(acc, grad_gh + row * depth, depth, panels + panel * panel_size, panel_size, depth);
-    for (int p = 0; p < P; ++p)
-      for (int m = 0; m < M; ++m)
-        for (int g = 0; g < 3; ++g) {
-          T* const to = at(row + m, panel + p, g);
-          store(to, load(to) + acc[p][m][g]);
-        }
-  }
-
-  inline T* at(int64_t row, int64_t panel, int g) const { return grad_h + row * row_size + (panel * 3 + g) * lanes; }
-};
-
 struct BackwardScratch {
-  int64_t padded, depth, row_size, panel_size, panels, weights, bias_sums, piece, total;
+  int64_t padded, state_row, input_row;                          // H to full vectors; H and I to full panels
+  int64_t w_ih, w_hh, direction;                                 // packed weights
+  int64_t grad_h, grads, x_panels, h_panels, grad_x, bias_sums;  // of a piece
+  int64_t grad_w_ih, grad_w_hh;                                  // of a piece, unless it writes its result directly
+  int64_t piece, total;
 
-  BackwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes) {
+  BackwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, bool direct) {
     constexpr int64_t line = 64 / sizeof(float);
-    padded = round_up(shape.hidden, lanes);
-    depth = 3 * padded;
-    row_size = round_up(shape.hidden, 3 * lanes);
-    panel_size = depth * 3 * lanes;
-    panels = shape.single_product() ? 0 : row_size / (3 * lanes);
-    weights = round_up(panels * panel_size, line);  // of one direction
-    bias_sums = 4 * padded;                         // nr, r, z, n as in a row of the gates' gradients
-    piece = round_up(plan.tile_rows * (depth + row_size) + 3 * bias_sums, line);
-    total = shape.directions * weights + plan.pieces(shape) * piece;
+    const int64_t width = 3 * lanes, hidden = shape.hidden, inputs = shape.inputs;
+    padded = round_up(hidden, lanes);
+    state_row = round_up(hidden, width);
+    input_row = round_up(inputs, width);
+    // Unpacked weights are read where they are, but for the panel that is not full.
+    w_ih = 3 * hidden * (plan.packed ? input_row : width);
+    w_hh = 3 * hidden * (plan.packed ? state_row : width);
+    direction = round_up(w_ih, line) + round_up(w_hh, line);
+    const int64_t chunk = plan.chunk_rows();
+    grad_h = round_up(plan.tile_rows * state_row, line);
+    grads = round_up(chunk * 4 * padded, line);
+    x_panels = chunk * input_row;
+    h_panels = chunk * state_row;
+    grad_x = chunk * input_row;
+    bias_sums = 3 * 4 * padded;
+    grad_w_ih = direct ? 0 : round_up(3 * hidden * inputs, line);
+    grad_w_hh = direct ? 0 : round_up(3 * hidden * hidden, line);
+    piece = round_up(grad_h + grads + x_panels + h_panels + grad_x + bias_sums + grad_w_ih + grad_w_hh, line);
+    total = shape.directions * direction + plan.pieces(shape) * piece;
   }
 };
-
-// Rows whose gate gradients are added plainly before the sum goes to the total.
-constexpr int64_t kBiasBlock = 16;
 
 template <class S>
 struct Backward {
@@ -70,157 +59,271 @@ struct Backward {
   const BackwardScratch layout;
   T* const scratch;
 
-  T* weights_of(int direction) const { return scratch + direction * layout.weights; }
-  T* piece_of(int64_t i) const { return scratch + params.shape.directions * layout.weights + i * layout.piece; }
+  // One share in the accumulating type writes the weights' gradients where they belong; several are added up.
+  static bool direct(const cpu::Plan& plan) { return std::is_same_v<S, T> && plan.shares == 1; }
 
+  struct Piece {
+    T *grad_h, *grads, *x_panels, *h_panels, *grad_x, *bias_sums, *grad_w_ih, *grad_w_hh;
+  };
+
+  Blocks<T> grad_h_of(const Piece& piece) const { return {piece.grad_h, plan.tile_rows}; }
+  Blocks<T> grads_of(const Piece& piece) const { return {piece.grads, plan.chunk_rows()}; }
+  Blocks<T> grad_x_of(const Piece& piece) const { return {piece.grad_x, plan.chunk_rows()}; }
+
+  // The gate gradients of a chunk from one row and one of the four blocks on.
+  Blocks<const T> grads_from(const Piece& piece, int64_t row, int64_t block) const {
+    const Blocks<T> from = grads_of(piece).from(row, block * layout.padded);
+    return {from.data, from.capacity};
+  }
+
+  T* w_ih_of(int direction) const { return scratch + direction * layout.direction; }
+  T* w_hh_of(int direction) const { return w_ih_of(direction) + round_up(layout.w_ih, 16); }
+
+  Piece piece_of(int64_t i) const {
+    const BackwardDirection& io = params.direction[i / plan.shares];
+    T* at = scratch + params.shape.directions * layout.direction + i * layout.piece;
+    const auto next = [&](int64_t size) { return std::exchange(at, at + size); };
+    Piece piece{next(layout.grad_h), next(layout.grads),     next(layout.x_panels),  next(layout.h_panels),
+                next(layout.grad_x), next(layout.bias_sums), next(layout.grad_w_ih), next(layout.grad_w_hh)};
+    if (direct(plan)) {
+      piece.grad_w_ih = static_cast<T*>(io.grad_w_ih);
+      piece.grad_w_hh = static_cast<T*>(io.grad_w_hh);
+    }
+    return piece;
+  }
+
+  int64_t state_panels() const { return layout.state_row / kWidth<T>; }
+  int64_t input_panels() const { return layout.input_row / kWidth<T>; }
+
+  // Panel i of a direction: those of W_hh, then those of W_ih.
   void pack(int64_t i) const {
-    const int direction = int(i / layout.panels);
-    const int64_t p = i % layout.panels;
+    const int64_t panels = state_panels() + input_panels();
+    const int direction = int(i / panels);
     const BackwardDirection& io = params.direction[direction];
-    pack_columns(static_cast<const S*>(io.w_hh.data), io.w_hh.row, params.shape.hidden, layout.padded, p,
-                 weights_of(direction) + p * layout.panel_size);
+    const int64_t p = i % panels, hidden = params.shape.hidden, inputs = params.shape.inputs;
+    if (p < state_panels())
+      pack_panel(io.w_hh, hidden, p, state_panels(), w_hh_of(direction));
+    else if (io.grad_x.data)
+      pack_panel(io.w_ih, inputs, p - state_panels(), input_panels(), w_ih_of(direction));
   }
 
-  // A piece's scratch: gradients of states, of gates, and the sums of the latter: over all its
-  // rows, what rounding left out of these, and over a block.
-  T* grad_gh_of(int64_t i) const { return piece_of(i) + plan.tile_rows * layout.row_size; }
-  T* bias_sums_of(int64_t i) const { return grad_gh_of(i) + plan.tile_rows * layout.depth; }
-
-  // Element by element for one row at step t. `before` is the row of the state before the step.
-  void gate_grads(const BackwardDirection& io, int64_t t, int64_t row, const S* before, T* grad_h, T* grad_gh,
-                  T* block_sums) const {
-    const Shape& shape = params.shape;
-    const int64_t hidden = shape.hidden, padded = layout.padded;
-    const auto row_of = [&](const auto& rows) { return shape.step_offset(rows, t) + row * rows.row; };
-    const S* grad_output =
-        io.grad_output.data ? static_cast<const S*>(io.grad_output.data) + row_of(io.grad_output) : nullptr;
-    const S* saved = static_cast<const S*>(io.gates.data) + row_of(io.gates);
-    S* grad_gates = static_cast<S*>(io.grad_gates.data) + row_of(io.grad_gates);
-    S* h_prev = io.h_prev.data ? static_cast<S*>(io.h_prev.data) + row_of(io.h_prev) : nullptr;
-    for (int64_t unit = 0; unit < hidden; unit += lanes) {
-      const int count = valid_lanes<T>(unit, hidden);
-      Vec<T> d = load(grad_h + unit);
-      if (grad_output) d += load(grad_output + unit, count);
-      const Vec<T> h = load(before + unit, count);
-      const Gates<Vec<T>> gates{load(saved + unit, count), load(saved + hidden + unit, count),
-                                load(saved + 2 * hidden + unit, count), load(saved + 3 * hidden + unit, count)};
-      const GateGrads<Vec<T>> grads = cell_backward<VectorMath<T>>(d, gates, h);
-      if (h_prev) store(h_prev + unit, h, count);
-      store(grad_gates + unit, grads.nr, count);
-      store(grad_gates + hidden + unit, grads.r, count);
-      store(grad_gates + 2 * hidden + unit, grads.z, count);
-      store(grad_gates + 3 * hidden + unit, grads.n, count);
-      store(grad_gh + unit, grads.r);
-      store(grad_gh + padded + unit, grads.z);
-      store(grad_gh + 2 * padded + unit, grads.nr);
-      store(grad_h + unit, grads.h);
-      if (io.grad_b_ih) {
-        const Vec<T> added[4] = {grads.nr, grads.r, grads.z, grads.n};
-        for (int g = 0; g < 4; ++g) {
-          T* const sum = block_sums + g * padded + unit;
-          store(sum, load(sum) + added[g]);
-        }
-      }
-    }
+  void pack_panel(const Rows<const void>& w, int64_t columns, int64_t p, int64_t panels, T* to) const {
+    const int64_t rows = 3 * params.shape.hidden;
+    if (plan.packed)
+      pack_columns(static_cast<const S*>(w.data), w.row, rows, columns, p, to + p * rows * kWidth<T>);
+    else if (p == panels - 1 && columns % kWidth<T>)
+      pack_columns(static_cast<const S*>(w.data), w.row, rows, columns, p, to);
   }
 
-  // Adds the sums of a block to the sums over all rows, with the rounding error of each addition carried to the next
-  // (Kahan 1965): torch's own sum, which nn.GRU's bias gradients come from, is about as exact.
-  void end_block(T* sums, T* carried, T* block_sums) const {
-    for (int64_t i = 0; i < layout.bias_sums; i += lanes) {
-      const Vec<T> term = load(block_sums + i) - load(carried + i), before = load(sums + i), after = before + term;
-      store(carried + i, (after - before) - term);
-      store(sums + i, after);
-      store(block_sums + i, Vec<T>{});
-    }
-  }
-
-  // The bias gradients of a direction: its pieces' sums, in their order.
-  void sum_biases(int direction) const {
-    const BackwardDirection& io = params.direction[direction];
-    if (!io.grad_b_ih) return;
-    const int64_t hidden = params.shape.hidden;
-    S* const b_ih = static_cast<S*>(io.grad_b_ih);
-    S* const b_hh = static_cast<S*>(io.grad_b_hh);
-    for (int64_t unit = 0; unit < hidden; unit += lanes) {
-      Vec<T> sums[4] = {};
-      for (int64_t i = direction * plan.tiles; i < (direction + 1) * plan.tiles; ++i)
-        for (int g = 0; g < 4; ++g) sums[g] += load(bias_sums_of(i) + g * layout.padded + unit);
-      const int count = valid_lanes<T>(unit, hidden);
-      for (int g = 0; g < 3; ++g) {
-        store(b_ih + g * hidden + unit, sums[g + 1], count);
-        store(b_hh + g * hidden + unit, sums[(g + 1) % 3], count);  // r, z, nr
-      }
-    }
+  // Calls product(panels) for the panels of a weight.
+  template <class Product>
+  void with_panels(const Rows<const void>& w, int64_t columns, const T* packed, const Product& product) const {
+    const int64_t rows = 3 * params.shape.hidden, panels = (columns + kWidth<T> - 1) / kWidth<T>;
+    if (plan.packed) return product(WeightPanels<T>{packed, rows * kWidth<T>, kWidth<T>, 0, panels});
+    const int64_t full = columns / kWidth<T>;
+    product(WeightPanels<T>{static_cast<const T*>(w.data), kWidth<T>, w.row, 0, full});
+    if (full < panels) product(WeightPanels<T>{packed, 0, kWidth<T>, full, 1});
   }
 
   void piece(int64_t i) const {
+    const Piece piece = piece_of(i);
+    const int direction = int(i / plan.shares);
+    const int64_t first = i % plan.shares * plan.share_rows;
+    const int64_t last = first + plan.share_rows < params.shape.batch ? first + plan.share_rows : params.shape.batch;
+    BiasSums<T> biases{4 * layout.padded, piece.bias_sums};
+    biases.clear();
+    bool fresh = true;  // the weights' gradients hold nothing yet
+    for (int64_t row = first; row < last; row += plan.tile_rows)
+      tile(piece, direction, row, row + plan.tile_rows < last ? row + plan.tile_rows : last, biases, fresh);
+    biases.end_block();
+  }
+
+  // Rows [first, last) of the batch.
+  void tile(const Piece& piece, int direction, int64_t first, int64_t last, BiasSums<T>& biases, bool& fresh) const {
     const Shape& shape = params.shape;
-    const int direction = int(i / plan.tiles);
-    const int64_t first = i % plan.tiles * plan.tile_rows;
-    const int64_t last = first + plan.tile_rows < shape.batch ? first + plan.tile_rows : shape.batch;
     const int64_t hidden = shape.hidden;
     const BackwardDirection& io = params.direction[direction];
-
-    T* grad_h = piece_of(i);
-    T* grad_gh = grad_gh_of(i);
-    T* sums = bias_sums_of(i);
-    T* carried = sums + layout.bias_sums;
-    T* block_sums = carried + layout.bias_sums;
-    for (int64_t j = 0; j < 3 * layout.bias_sums; ++j) sums[j] = 0;
-    int64_t rows_in_block = 0;
     const S* grad_h_n = static_cast<const S*>(io.grad_h_n.data);
-    for (int64_t row = first; row < last; ++row) {
-      T* to = grad_h + (row - first) * layout.row_size;
-      for (int64_t unit = 0; unit < layout.row_size; ++unit) to[unit] = 0;
-      if (grad_h_n)
-        for (int64_t unit = 0; unit < hidden; unit += lanes) {
-          const int count = valid_lanes<T>(unit, hidden);
-          store(to + unit, load(grad_h_n + row * io.grad_h_n.row + unit, count), count);
-        }
-    }
+    for (int64_t row = first; row < last; ++row)
+      for (int64_t unit = 0; unit < layout.state_row; unit += lanes)
+        store(grad_h_of(piece).at(row - first, unit),
+              grad_h_n ? load(grad_h_n + row * io.grad_h_n.row + unit, valid_lanes<T>(unit, hidden)) : Vec<T>{});
 
-    for (int64_t s = 0; s < shape.steps; ++s) {
-      const int64_t t = direction == 0 ? shape.steps - 1 - s : s;
-      const int64_t earlier = direction == 0 ? t - 1 : t + 1;  // the step that fed this one
-      const int64_t fed = earlier < 0 || earlier == shape.steps ? 0 : shape.rows_at(earlier);
-      const int64_t alive = shape.rows_at(t) < last ? shape.rows_at(t) : last;
-      if (alive <= first) continue;
-      for (int64_t row = first; row < alive; ++row) {
-        const S* before = row < fed ? static_cast<const S*>(io.output.data) + shape.step_offset(io.output, earlier) +
-                                          row * io.output.row
-                                    : static_cast<const S*>(io.hx.data) + row * io.hx.row;
-        gate_grads(io, t, row, before, grad_h + (row - first) * layout.row_size, grad_gh + (row - first) * layout.depth,
-                   block_sums);
-        if (io.grad_b_ih && ++rows_in_block == kBiasBlock) {
-          end_block(sums, carried, block_sums);
-          rows_in_block = 0;
+    for (int64_t end = shape.steps; end > 0; end -= plan.chunk_steps) {
+      const int64_t begin = end > plan.chunk_steps ? end - plan.chunk_steps : 0;
+      int64_t done = 0;  // rows of the chunk
+      for (int64_t s = end - 1; s >= begin; --s) {
+        const int64_t rows = shape.rows_between(shape.time_of(s, direction), first, last);
+        if (rows == 0) continue;
+        for (int64_t row = 0; row < rows; ++row) {
+          gate_grads(piece, direction, s, first + row, row, done + row, biases);
+          if (io.grad_b_ih) biases.end_row();
         }
+        with_panels(io.w_hh, hidden, w_hh_of(direction), [&](const WeightPanels<T>& panels) {
+          for_blocks(rows, panels.count,
+                     GateProduct<T>{
+                         panels, hidden, layout.padded, grads_from(piece, done, 0), {2, 0, 1}, grad_h_of(piece), true});
+        });
+        done += rows;
       }
-      for_blocks(
-          alive - first, layout.panels,
-          BackwardTile<T>{layout.depth, layout.row_size, layout.panel_size, weights_of(direction), grad_gh, grad_h});
+      if (done == 0) continue;
+      if (io.grad_x.data) grad_x(piece, direction, first, last, begin, end, done);
+      if (io.grad_w_ih) {
+        grad_weight(piece, piece.x_panels, done, piece.grad_w_ih, shape.inputs, {1, 2, 3}, !fresh);
+        grad_weight(piece, piece.h_panels, done, piece.grad_w_hh, hidden, {1, 2, 0}, !fresh);
+        fresh = false;
+      }
     }
 
-    end_block(sums, carried, block_sums);
     S* grad_hx = static_cast<S*>(io.grad_hx.data);
     for (int64_t row = first; row < last; ++row)
       for (int64_t unit = 0; unit < hidden; unit += lanes)
-        store(grad_hx + row * io.grad_hx.row + unit, load(grad_h + (row - first) * layout.row_size + unit),
+        store(grad_hx + row * io.grad_hx.row + unit, load(grad_h_of(piece).at(row - first, unit)),
               valid_lanes<T>(unit, hidden));
+  }
+
+  // Element by element for one row at the s-th step of the forward: `row` counts in the batch, `tile_row` in the tile
+  // and `chunk_row` in the chunk. The row's x and state before the step go into panels.
+  void gate_grads(const Piece& piece, int direction, int64_t s, int64_t row, int64_t tile_row, int64_t chunk_row,
+                  BiasSums<T>& biases) const {
+    const Shape& shape = params.shape;
+    const BackwardDirection& io = params.direction[direction];
+    const int64_t hidden = shape.hidden, padded = layout.padded, t = shape.time_of(s, direction);
+    const auto row_of = [&](const auto& rows, int64_t time) {
+      return static_cast<const S*>(rows.data) + shape.step_offset(rows, time) + row * rows.row;
+    };
+    const int64_t earlier = shape.time_of(s - 1, direction);  // the step that fed this one
+    const bool fed = s > 0 && row < shape.rows_at(earlier);
+    const S* const before = fed ? row_of(io.output, earlier) : static_cast<const S*>(io.hx.data) + row * io.hx.row;
+    const S* const grad_output = io.grad_output.data ? row_of(io.grad_output, t) : nullptr;
+    const S* const saved = row_of(io.gates, t);
+    const Blocks<T> grad_h = grad_h_of(piece).from(tile_row), to = grads_of(piece).from(chunk_row);
+    for (int64_t unit = 0; unit < hidden; unit += lanes) {
+      const int count = valid_lanes<T>(unit, hidden);
+      Vec<T> d = load(grad_h.at(0, unit));
+      if (grad_output) d += load(grad_output + unit, count);
+      const Gates<Vec<T>> gates{load(saved + unit, count), load(saved + hidden + unit, count),
+                                load(saved + 2 * hidden + unit, count), load(saved + 3 * hidden + unit, count)};
+      const GateGrads<Vec<T>> grads = cell_backward<VectorMath<T>>(d, gates, load(before + unit, count));
+      const Vec<T> of_gates[4] = {grads.nr, grads.r, grads.z, grads.n};
+      for (int g = 0; g < 4; ++g) {
+        store(to.at(0, g * padded + unit), of_gates[g]);
+        if (io.grad_b_ih) biases.add(g * padded + unit, of_gates[g]);
+      }
+      store(grad_h.at(0, unit), grads.h);
+    }
+    if (!io.grad_w_ih) return;
+    pack_row(before, hidden, piece.h_panels, plan.chunk_rows(), chunk_row);
+    pack_row(row_of(io.x, t), shape.inputs, piece.x_panels, plan.chunk_rows(), chunk_row);
+  }
+
+  // The gradient of x of a chunk, steps [begin, end), which has `done` rows.
+  void grad_x(const Piece& piece, int direction, int64_t first, int64_t last, int64_t begin, int64_t end,
+              int64_t done) const {
+    const Shape& shape = params.shape;
+    const BackwardDirection& io = params.direction[direction];
+    with_panels(io.w_ih, shape.inputs, w_ih_of(direction), [&](const WeightPanels<T>& panels) {
+      for_blocks(done, panels.count,
+                 GateProduct<T>{
+                     panels, shape.hidden, layout.padded, grads_from(piece, 0, 1), {0, 1, 2}, grad_x_of(piece), false});
+    });
+    int64_t from = 0;
+    for (int64_t s = end - 1; s >= begin; --s) {
+      const int64_t t = shape.time_of(s, direction), rows = shape.rows_between(t, first, last);
+      S* to = static_cast<S*>(io.grad_x.data) + shape.step_offset(io.grad_x, t) + first * io.grad_x.row;
+      for (int64_t row = 0; row < rows; ++row, ++from)
+        for (int64_t k = 0; k < shape.inputs; k += lanes)
+          store(to + row * io.grad_x.row + k, load(grad_x_of(piece).at(from, k)), valid_lanes<T>(k, shape.inputs));
+    }
+  }
+
+  // blocks: where the gradients of r, z and n stand in a row of gate gradients.
+  void grad_weight(const Piece& piece, const T* panels, int64_t rows, T* to, int64_t columns,
+                   const int64_t (&blocks)[3], bool add) const {
+    const int64_t hidden = params.shape.hidden;
+    for (int64_t column = 0; column < columns; column += kWidth<T>)
+      for (int64_t gate = 0; gate < 3; ++gate)
+        for (int64_t unit = 0; unit < hidden; unit += lanes)
+          for_blocks(
+              valid_lanes<T>(unit, hidden), 1,
+              WeightGradient<T>{grads_from(piece, 0, blocks[gate]), rows, unit, panels + column * plan.chunk_rows(),
+                                column, to + gate * hidden * columns, columns, add});
+  }
+
+  // Row i of a direction's weight gradients, the sum over its pieces in their order; the first row sums the biases too.
+  void sum_pieces(int64_t i) const {
+    const int64_t hidden = params.shape.hidden, inputs = params.shape.inputs;
+    const int direction = int(i / (3 * hidden));
+    const int64_t row = i % (3 * hidden);
+    const BackwardDirection& io = params.direction[direction];
+    if (io.grad_w_ih && !direct(plan)) {
+      add_up(direction, row * inputs, inputs, &Piece::grad_w_ih, io.grad_w_ih);
+      add_up(direction, row * hidden, hidden, &Piece::grad_w_hh, io.grad_w_hh);
+    }
+    if (io.grad_b_ih && row % hidden == 0) {
+      const int64_t gate = row / hidden, blocks[2][3] = {{1, 2, 3}, {1, 2, 0}};
+      for (int64_t unit = 0; unit < hidden; unit += lanes) {
+        Vec<T> sums[2] = {};
+        for (int64_t p = direction * plan.shares; p < (direction + 1) * plan.shares; ++p)
+          for (int b = 0; b < 2; ++b) sums[b] += load(piece_of(p).bias_sums + blocks[b][gate] * layout.padded + unit);
+        const int count = valid_lanes<T>(unit, hidden);
+        store(static_cast<S*>(io.grad_b_ih) + row + unit, sums[0], count);
+        store(static_cast<S*>(io.grad_b_hh) + row + unit, sums[1], count);
+      }
+    }
+  }
+
+  void add_up(int direction, int64_t begin, int64_t count, T* Piece::* part, void* to) const {
+    for (int64_t k = 0; k < count; k += lanes) {
+      Vec<T> sum = {};
+      const int valid = valid_lanes<T>(k, count);
+      for (int64_t p = direction * plan.shares; p < (direction + 1) * plan.shares; ++p)
+        sum += load(piece_of(p).*part + begin + k, valid);
+      store(static_cast<S*>(to) + begin + k, sum, valid);
+    }
+  }
+
+  // An empty batch: sums of no terms.
+  void clear_grads() const {
+    const int64_t rows = 3 * params.shape.hidden;
+    for (int d = 0; d < params.shape.directions; ++d) {
+      const BackwardDirection& io = params.direction[d];
+      const auto clear = [](void* to, int64_t count) {
+        for (int64_t i = 0; to && i < count; ++i) static_cast<S*>(to)[i] = S{};
+      };
+      clear(io.grad_w_ih, rows * params.shape.inputs);
+      clear(io.grad_w_hh, rows * params.shape.hidden);
+      clear(io.grad_b_ih, rows);
+      clear(io.grad_b_hh, rows);
+    }
   }
 };
 
 template <class S>
+cpu::Plan backward_plan(const Shape& shape, int64_t threads) {
+  cpu::Plan plan = cpu::plan_of(shape, threads);
+  if (!std::is_same_v<S, Accumulate<S>>) plan.packed = true;  // the products take no 16-bit operands
+  return plan;
+}
+
+template <class S>
+BackwardScratch backward_layout(const Shape& shape, const cpu::Plan& plan) {
+  return BackwardScratch(shape, plan, Simd<Accumulate<S>>::lanes, Backward<S>::direct(plan));
+}
+
+template <class S>
 void run_backward(const BackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
-  const cpu::Plan plan = cpu::plan_of(params.shape, parallel.threads);
-  const Backward<S> backward{params, plan, BackwardScratch(params.shape, plan, Simd<Accumulate<S>>::lanes),
+  const cpu::Plan plan = backward_plan<S>(params.shape, parallel.threads);
+  const Backward<S> backward{params, plan, backward_layout<S>(params.shape, plan),
                              static_cast<Accumulate<S>*>(scratch)};
+  if (params.shape.batch == 0) return backward.clear_grads();
   const auto pack = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->pack(i); };
   const auto piece = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->piece(i); };
-  run_all(plan.parallel, parallel, params.shape.directions * backward.layout.panels, pack, &backward);
+  const auto sum = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->sum_pieces(i); };
+  const int64_t directions = params.shape.directions;
+  run_all(plan.parallel, parallel, directions * (backward.state_panels() + backward.input_panels()), pack, &backward);
   run_all(plan.parallel, parallel, plan.pieces(params.shape), piece, &backward);
-  for (int d = 0; d < params.shape.directions; ++d) backward.sum_biases(d);
+  run_all(plan.parallel, parallel, directions * 3 * params.shape.hidden, sum, &backward);
 }
 
 }  // namespace

@@ -1,108 +1,149 @@
-// Forward recurrence of one tile of batch rows through all time steps.
+// Forward of one share: batch rows of one direction through all time steps.
 //
-// Per step: the recurrent product of the tile's states with W_hh, and in its epilogue, while the sums are in
-// registers, the gates and the new state. States live in two private buffers in the accumulating type.
-// Cost per step and row: 6 H^2 operations, 12 H^2 / rows bytes of weights (float), 4H numbers in and out.
+// Chunk by chunk of steps: first the input projection of all of the chunk's rows, one product at full speed, whose
+// result stays in the second-level cache; then step by step the recurrent product of a tile's states with W_hh, and in
+// its epilogue, while the sums are in registers, the gates and the new state.
+// Cost per step and row: 6 H (I + H) operations, 12 H (I / chunk rows + H / tile rows) bytes of weights (float).
 #pragma once
 
 #include "../gru_cell.h"
 #include "kernels.h"
-#include "panels.h"
 #include "plan.h"
 #include "simd_math.h"
+#include "weights.h"
 
 namespace gru_fused {
 namespace {
 
+// x W_ih^T with the biases of both projections, but for b_hn.
 template <class S>
-struct ForwardTile {
+struct Projection {
   using T = Accumulate<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const ForwardDirection& io;
-  int64_t hidden, padded;  // H, and H rounded up to full vectors: the row length of the states
-  int64_t panel_size;
-  const T* panels;                     // packed W_hh; not used if the product is there already
-  const T* biases;                     // [units / lanes][4][lanes]: r and z, of both projections; n of gh; n of gi
-  const T* state;                      // [rows][padded], before the step
-  T* next;                             // [rows][padded], after it
-  int64_t first_row;                   // of the tile, in the batch
-  int64_t gi_at, output_at, gates_at;  // offset of this step's row 0
+  int64_t inputs, hidden, panels;
+  const T* weights;  // panels, not used if there are none
+  const T* biases;   // [panels][4][lanes]
+  Blocks<const T> x;
+  T* gi;  // [panels][capacity of x][3][lanes]
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
     Vec<T> acc[P][M][3];
-    for (int p = 0; p < P; ++p)
+    const T* of_panel[P];
+    for (int p = 0; p < P; ++p) {
+      of_panel[p] = weights + (panel + p) * inputs * kWidth<T>;
       for (int m = 0; m < M; ++m)
         for (int g = 0; g < 3; ++g) acc[p][m][g] = load(biases + ((panel + p) * 4 + g) * lanes);
-    multiply<T, M, P>(acc, state + row * padded, padded, panels + panel * panel_size, panel_size, hidden);
-    for (int p = 0; p < P; ++p)
-      for (int m = 0; m < M; ++m) epilogue(row + m, (panel + p) * lanes, acc[p][m]);
-  }
-
-  // Without panels: the product of the row is there already, only the biases are missing. `gate_size` is the distance
-  // between the gates' blocks.
-  template <class P>
-  inline void finish_row(int64_t row, const P* gh_row, int64_t gate_size) const {
-    for (int64_t unit = 0; unit < hidden; unit += lanes) {
-      Vec<T> gh[3];
-      for (int g = 0; g < 3; ++g)
-        gh[g] = load(gh_row + g * gate_size + unit, valid_lanes<T>(unit, hidden)) + load(biases + unit * 4 + g * lanes);
-      epilogue(row, unit, gh);
     }
+    multiply<T, M, P>(acc, RowsOf<T>{x.from(row)}, of_panel, kWidth<T>, inputs);
+    for (int p = 0; p < P; ++p)
+      for (int m = 0; m < M; ++m)
+        for (int g = 0; g < 3; ++g) store(at(row + m, panel + p) + g * lanes, acc[p][m][g]);
   }
 
-  inline __attribute__((always_inline)) void epilogue(int64_t row, int64_t unit, const Vec<T> (&gh)[3]) const {
+  inline void run_unpacked(int64_t rows) const {
+    const S* const w = static_cast<const S*>(io.w_ih.data);
+    for (int64_t panel = 0; panel < panels; ++panel)
+      for (int64_t g = 0; g < 3; ++g)
+        for (int64_t row = 0; row < rows; ++row) {
+          const int64_t unit = panel * lanes;
+          const Vec<T> sum = dot_rows(x.from(row), w + (g * hidden + unit) * io.w_ih.row, io.w_ih.row,
+                                      valid_lanes<T>(unit, hidden), inputs);
+          store(at(row, panel) + g * lanes, sum + load(biases + (panel * 4 + g) * lanes));
+        }
+  }
+
+  inline T* at(int64_t row, int64_t panel) const { return gi + (panel * x.capacity + row) * kWidth<T>; }
+};
+
+// One step of one tile.
+template <class S>
+struct ForwardStep {
+  using T = Accumulate<S>;
+  static constexpr int lanes = Simd<T>::lanes;
+
+  const ForwardDirection& io;
+  int64_t hidden, panels;
+  const T* weights;
+  const T* biases;
+  const T* gi;  // [panels][gi_rows][3][lanes], from the tile's first row
+  int64_t gi_rows;
+  Blocks<const T> state;  // before the step
+  Blocks<T> next;         // after it
+  S* output;              // of the tile's first row
+  S* gates;               // of the tile's first row, or null
+
+  template <int M, int P>
+  inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
+    Vec<T> acc[P][M][3] = {};
+    const T* of_panel[P];
+    for (int p = 0; p < P; ++p) {
+      of_panel[p] = weights + (panel + p) * hidden * kWidth<T>;
+      for (int m = 0; m < M; ++m) prefetch(row + m, panel + p);
+    }
+    multiply<T, M, P>(acc, RowsOf<T>{state.from(row)}, of_panel, kWidth<T>, hidden);
+    for (int p = 0; p < P; ++p)
+      for (int m = 0; m < M; ++m) epilogue(row + m, panel + p, acc[p][m]);
+  }
+
+  // What the epilogue will touch: the product takes longer than its way from the outer caches.
+  inline __attribute__((always_inline)) void prefetch(int64_t row, int64_t panel) const {
+    for (int g = 0; g < 3; ++g) __builtin_prefetch(gi + (panel * gi_rows + row) * kWidth<T> + g * lanes);
+    __builtin_prefetch(output + row * io.output.row + panel * lanes, 1);
+    if (gates)
+      for (int g = 0; g < 4; ++g) __builtin_prefetch(gates + row * io.gates.row + g * hidden + panel * lanes, 1);
+  }
+
+  inline void run_unpacked(int64_t rows) const {
+    const S* const w = static_cast<const S*>(io.w_hh.data);
+    for (int64_t panel = 0; panel < panels; ++panel)
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t unit = panel * lanes;
+        Vec<T> gh[3];
+        for (int64_t g = 0; g < 3; ++g)
+          gh[g] = dot_rows(state.from(row), w + (g * hidden + unit) * io.w_hh.row, io.w_hh.row,
+                           valid_lanes<T>(unit, hidden), hidden);
+        epilogue(row, panel, gh);
+      }
+  }
+
+  inline __attribute__((always_inline)) void epilogue(int64_t row, int64_t panel, const Vec<T> (&gh)[3]) const {
+    const int64_t unit = panel * lanes;
     const int count = valid_lanes<T>(unit, hidden);
-    const S* gi = static_cast<const S*>(io.gi.data) + gi_at + (first_row + row) * io.gi.row + unit;
-    const auto step = cell_forward<VectorMath<T>>(load(gi, count), load(gi + hidden, count),
-                                                  load(gi + 2 * hidden, count) + load(biases + unit * 4 + 3 * lanes),
-                                                  gh[0], gh[1], gh[2], load(state + row * padded + unit));
-    store(next + row * padded + unit, step.h);
-    store(static_cast<S*>(io.output.data) + output_at + (first_row + row) * io.output.row + unit, step.h, count);
-    if (io.gates.data) {
-      S* gates = static_cast<S*>(io.gates.data) + gates_at + (first_row + row) * io.gates.row + unit;
-      store(gates, step.gates.r, count);
-      store(gates + hidden, step.gates.z, count);
-      store(gates + 2 * hidden, step.gates.n, count);
-      store(gates + 3 * hidden, step.gates.gh_n, count);
+    const T* const in = gi + (panel * gi_rows + row) * kWidth<T>;
+    const auto step =
+        cell_forward<VectorMath<T>>(load(in), load(in + lanes), load(in + 2 * lanes), gh[0], gh[1],
+                                    gh[2] + load(biases + (panel * 4 + 3) * lanes), load(state.at(row, unit)));
+    store(next.at(row, unit), step.h);
+    store(output + row * io.output.row + unit, step.h, count);
+    if (gates) {
+      S* const to = gates + row * io.gates.row + unit;
+      store(to, step.gates.r, count);
+      store(to + hidden, step.gates.z, count);
+      store(to + 2 * hidden, step.gates.n, count);
+      store(to + 3 * hidden, step.gates.gh_n, count);
     }
   }
 };
 
-// h W_hh^T for a few rows straight from the weights, one dot product each: for calls too short to pay for packing.
-template <class S, class T>
-void multiply_unpacked(const S* w, int64_t w_row, int64_t hidden, const T* h, int64_t padded, T* product) {
-  constexpr int lanes = Simd<T>::lanes;
-  for (int g = 0; g < 3; ++g)
-    for (int64_t unit = 0; unit < hidden; unit += 4) {
-      // Four units at once hide the latency; past the last unit the last one is computed again.
-      const S* rows[4];
-      for (int u = 0; u < 4; ++u) rows[u] = w + (g * hidden + (unit + u < hidden ? unit + u : hidden - 1)) * w_row;
-      Vec<T> acc[4] = {};
-      int64_t k = 0;
-      for (; k + lanes <= hidden; k += lanes)
-#pragma GCC unroll 4
-        for (int u = 0; u < 4; ++u) acc[u] += load(h + k) * load(rows[u] + k);
-      if (k < hidden)
-        for (int u = 0; u < 4; ++u) acc[u] += load(h + k) * load(rows[u] + k, int(hidden - k));
-      for (int u = 0; u < 4 && unit + u < hidden; ++u) product[g * padded + unit + u] = sum_lanes<T>(acc[u]);
-    }
-}
-
 // Where the parts of the scratch memory begin, in elements of the accumulating type.
 struct ForwardScratch {
-  int64_t padded, panel_size, panels, weights, biases, piece, total;
+  int64_t padded, panels, w_ih, w_hh, biases, direction, inputs, gi, piece, total;
 
   ForwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes) {
     constexpr int64_t line = 64 / sizeof(float);  // keeps every part on its own cache lines
     padded = round_up(shape.hidden, lanes);
-    panel_size = shape.hidden * 3 * lanes;
     panels = padded / lanes;
-    weights = plan.packed ? round_up(panels * panel_size, line) : 0;  // of one direction
-    biases = round_up(4 * padded, line);                              // of one direction
-    piece = round_up((2 * plan.tile_rows + 3) * padded, line);        // two states, and the product of one row
-    total = shape.directions * (weights + biases) + plan.pieces(shape) * piece;
+    w_ih = plan.packed ? round_up(3 * padded * shape.inputs, line) : 0;
+    w_hh = plan.packed ? round_up(3 * padded * shape.hidden, line) : 0;
+    biases = round_up(4 * padded, line);
+    direction = w_ih + w_hh + biases;
+    inputs = round_up(plan.chunk_rows() * round_up(shape.inputs, lanes), line);
+    gi = round_up(plan.chunk_rows() * 3 * padded, line);
+    piece = inputs + gi + round_up(2 * plan.tile_rows * padded, line);
+    total = shape.directions * direction + plan.pieces(shape) * piece;
   }
 };
 
@@ -116,94 +157,125 @@ struct Forward {
   const ForwardScratch layout;
   T* const scratch;
 
-  T* weights_of(int direction) const { return scratch + direction * (layout.weights + layout.biases); }
-  T* biases_of(int direction) const { return weights_of(direction) + layout.weights; }
-  T* piece_of(int64_t i) const {
-    return scratch + params.shape.directions * (layout.weights + layout.biases) + i * layout.piece;
-  }
+  T* biases_of(int direction) const { return scratch + direction * layout.direction; }
+  T* w_ih_of(int direction) const { return biases_of(direction) + layout.biases; }
+  T* w_hh_of(int direction) const { return w_ih_of(direction) + layout.w_ih; }
+  T* piece_of(int64_t i) const { return scratch + params.shape.directions * layout.direction + i * layout.piece; }
 
+  // Panel i % panels of direction i / panels.
   void pack(int64_t i) const {
     const int direction = int(i / layout.panels);
-    const int64_t p = i % layout.panels, hidden = params.shape.hidden;
+    const int64_t p = i % layout.panels;
     const ForwardDirection& io = params.direction[direction];
-    if (plan.packed)
-      pack_gates(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, p,
-                 weights_of(direction) + p * layout.panel_size);
+    const int64_t inputs = params.shape.inputs, hidden = params.shape.hidden;
+    if (plan.packed) {
+      pack_gates(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p,
+                 w_ih_of(direction) + p * inputs * kWidth<T>);
+      pack_gates(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, hidden, p,
+                 w_hh_of(direction) + p * hidden * kWidth<T>);
+    }
     const int count = valid_lanes<T>(p * lanes, hidden);
-    const auto bias = [&](const void* b, int64_t g) {
-      return b ? load(static_cast<const S*>(b) + g * hidden + p * lanes, count) : Vec<T>{};
+    const auto bias = [&](const void* data, int64_t gate) {
+      return data ? load(static_cast<const S*>(data) + gate * hidden + p * lanes, count) : Vec<T>{};
     };
     T* to = biases_of(direction) + p * 4 * lanes;
     store(to, bias(io.b_ih, 0) + bias(io.b_hh, 0));
     store(to + lanes, bias(io.b_ih, 1) + bias(io.b_hh, 1));
-    store(to + 2 * lanes, bias(io.b_hh, 2));
-    store(to + 3 * lanes, bias(io.b_ih, 2));
+    store(to + 2 * lanes, bias(io.b_ih, 2));
+    store(to + 3 * lanes, bias(io.b_hh, 2));
   }
 
   void piece(int64_t i) const {
+    const int direction = int(i / plan.shares);
+    const int64_t first = i % plan.shares * plan.share_rows;
+    const int64_t last = first + plan.share_rows < params.shape.batch ? first + plan.share_rows : params.shape.batch;
+    for (int64_t row = first; row < last; row += plan.tile_rows)
+      tile(i, direction, row, row + plan.tile_rows < last ? row + plan.tile_rows : last);
+  }
+
+  // Rows [first, last) of the batch.
+  void tile(int64_t i, int direction, int64_t first, int64_t last) const {
     const Shape& shape = params.shape;
-    const int direction = int(i / plan.tiles);
-    const int64_t first = i % plan.tiles * plan.tile_rows;
-    const int64_t last = first + plan.tile_rows < shape.batch ? first + plan.tile_rows : shape.batch;
     const int64_t hidden = shape.hidden, padded = layout.padded;
     const ForwardDirection& io = params.direction[direction];
-
-    T* state = piece_of(i);
-    T* next = state + plan.tile_rows * padded;
-    T* product = next + plan.tile_rows * padded;
+    T* const scratch = piece_of(i);
+    const Blocks<T> inputs{scratch, plan.chunk_rows()};
+    T* const gi = scratch + layout.inputs;
+    Blocks<T> state{gi + layout.gi, plan.tile_rows}, next{state.data + plan.tile_rows * padded, plan.tile_rows};
     const S* hx = static_cast<const S*>(io.hx.data);
     for (int64_t row = first; row < last; ++row)
-      for (int64_t unit = 0; unit < padded; unit += lanes) {
-        const int count = valid_lanes<T>(unit, hidden);
-        store(state + (row - first) * padded + unit, load(hx + row * io.hx.row + unit, count));
-      }
+      for (int64_t unit = 0; unit < padded; unit += lanes)
+        store(state.at(row - first, unit), load(hx + row * io.hx.row + unit, valid_lanes<T>(unit, hidden)));
 
     int64_t alive = last - first;
-    for (int64_t s = 0; s < shape.steps; ++s) {
-      const int64_t t = direction == 0 ? s : shape.steps - 1 - s;
-      const int64_t bound = shape.rows_at(t) < last ? shape.rows_at(t) : last;
-      const int64_t rows = bound > first ? bound - first : 0;
-      // A row that has just ended, or not begun, has its state in both buffers, which change places.
-      for (int64_t row = rows; row < alive; ++row)
-        for (int64_t unit = 0; unit < padded; ++unit) next[row * padded + unit] = state[row * padded + unit];
-      alive = rows;
-      if (rows > 0) {
-        const ForwardTile<S> tile{io,
-                                  hidden,
-                                  padded,
-                                  layout.panel_size,
-                                  weights_of(direction),
-                                  biases_of(direction),
-                                  state,
-                                  next,
-                                  first,
-                                  shape.step_offset(io.gi, t),
-                                  shape.step_offset(io.output, t),
-                                  shape.step_offset(io.gates, t)};
-        if (plan.packed) {
-          for_blocks(rows, layout.panels, tile);
-        } else if (shape.single_product()) {
-          const S* gh = static_cast<const S*>(io.gh.data);
-          for (int64_t row = 0; row < rows; ++row) tile.finish_row(row, gh + (first + row) * io.gh.row, hidden);
-        } else {
-          for (int64_t row = 0; row < rows; ++row) {
-            multiply_unpacked(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, state + row * padded, padded,
-                              product);
-            tile.finish_row(row, product, padded);
-          }
+    for (int64_t begin = 0; begin < shape.steps; begin += plan.chunk_steps) {
+      const int64_t end = begin + plan.chunk_steps < shape.steps ? begin + plan.chunk_steps : shape.steps;
+      project(direction, first, last, begin, end, inputs, gi);
+      int64_t done = 0;  // rows of the chunk
+      for (int64_t s = begin; s < end; ++s) {
+        const int64_t t = shape.time_of(s, direction), rows = shape.rows_between(t, first, last);
+        // A row that has just ended, or not begun, has its state in both buffers, which change places.
+        for (int64_t row = rows; row < alive; ++row)
+          for (int64_t unit = 0; unit < padded; unit += lanes) store(next.at(row, unit), load(state.at(row, unit)));
+        alive = rows;
+        if (rows > 0) {
+          S* const output = static_cast<S*>(io.output.data) + shape.step_offset(io.output, t) + first * io.output.row;
+          S* const gates = io.gates.data
+                               ? static_cast<S*>(io.gates.data) + shape.step_offset(io.gates, t) + first * io.gates.row
+                               : nullptr;
+          const ForwardStep<S> step{io,
+                                    hidden,
+                                    layout.panels,
+                                    w_hh_of(direction),
+                                    biases_of(direction),
+                                    gi + done * kWidth<T>,
+                                    plan.chunk_rows(),
+                                    {state.data, state.capacity},
+                                    next,
+                                    output,
+                                    gates};
+          if (plan.packed)
+            for_blocks(rows, layout.panels, step);
+          else
+            step.run_unpacked(rows);
         }
+        done += rows;
+        std::swap(state, next);
       }
-      T* const before = state;
-      state = next;
-      next = before;
     }
 
     S* h_n = static_cast<S*>(io.h_n.data);
     for (int64_t row = first; row < last; ++row)
-      for (int64_t unit = 0; unit < hidden; unit += lanes) {
-        const int count = valid_lanes<T>(unit, hidden);
-        store(h_n + row * io.h_n.row + unit, load(state + (row - first) * padded + unit), count);
-      }
+      for (int64_t unit = 0; unit < hidden; unit += lanes)
+        store(h_n + row * io.h_n.row + unit, load(state.at(row - first, unit)), valid_lanes<T>(unit, hidden));
+  }
+
+  // The input projection of the steps [begin, end), in the order of the recurrence, of a tile's rows that are alive.
+  void project(int direction, int64_t first, int64_t last, int64_t begin, int64_t end, const Blocks<T>& inputs,
+               T* gi) const {
+    const Shape& shape = params.shape;
+    const ForwardDirection& io = params.direction[direction];
+    int64_t rows = 0;
+    for (int64_t s = begin; s < end; ++s) {
+      const int64_t t = shape.time_of(s, direction), alive = shape.rows_between(t, first, last);
+      const S* x = static_cast<const S*>(io.x.data) + shape.step_offset(io.x, t) + first * io.x.row;
+      for (int64_t row = 0; row < alive; ++row, ++rows)
+        for (int64_t k = 0; k < shape.inputs; k += lanes)
+          store(inputs.at(rows, k), load(x + row * io.x.row + k, valid_lanes<T>(k, shape.inputs)));
+    }
+    const Projection<S> projection{io,
+                                   shape.inputs,
+                                   shape.hidden,
+                                   layout.panels,
+                                   w_ih_of(direction),
+                                   biases_of(direction),
+                                   {inputs.data, inputs.capacity},
+                                   gi};
+    if (rows == 0) return;
+    if (plan.packed)
+      for_blocks(rows, layout.panels, projection);
+    else
+      projection.run_unpacked(rows);
   }
 };
 

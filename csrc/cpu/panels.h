@@ -1,8 +1,8 @@
-// The product of a few rows with W_hh, in panels.
+// The product of a few rows with a matrix that lies in panels: the microkernel of every large product here.
 //
 // A panel holds, for every k, three vectors side by side: panel[k][3][lanes]. In the forward they are the r, z and n
-// weights of `lanes` units, so that the epilogue has all three gates of a unit in registers; in the backward they are
-// 3 * lanes consecutive columns of W_hh. Both use the one microkernel below.
+// weights of `lanes` units, so that the epilogue has all three gates of a unit in registers; elsewhere they are
+// 3 * lanes consecutive columns of a matrix.
 #pragma once
 
 #include <type_traits>
@@ -19,34 +19,72 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 // (16 of them, or 32 with AVX-512).
 constexpr int kRows = GRU_FUSED_VECTOR_BYTES == 64 ? 8 : 4;
 
-// How many lanes of the vector that begins at this unit are units.
 template <class T>
-inline int valid_lanes(int64_t unit, int64_t hidden) {
-  return hidden - unit < Simd<T>::lanes ? int(hidden - unit) : Simd<T>::lanes;
+constexpr int kWidth = 3 * Simd<T>::lanes;  // columns of a panel
+
+// How many lanes of the vector that begins at this column are columns.
+template <class T>
+inline int valid_lanes(int64_t column, int64_t columns) {
+  const int64_t left = columns - column;
+  return left >= Simd<T>::lanes ? Simd<T>::lanes : left > 0 ? int(left) : 0;
 }
 
 // A sum over more terms than this is made in blocks, which keeps the rounding error of long sums small.
 constexpr int64_t kSumBlock = 256;
 
-// acc[p][m][g] += sum over k of a[m][k] * panels[p][k][g], for M rows and P panels at once.
-template <class T, int M, int P>
-inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][3], const T* a, int64_t a_row, const T* panels,
-                                                    int64_t panel_size, int64_t depth) {
+// Rows in blocks of one vector: element (row, k) lies at data[k / lanes][row][k % lanes], so that the rows of a
+// microkernel lie side by side. `capacity` is how many rows an array has room for.
+template <class T>
+struct Blocks {
+  static constexpr int lanes = Simd<std::remove_const_t<T>>::lanes;
+
+  T* data;
+  int64_t capacity;
+
+  inline __attribute__((always_inline)) T* at(int64_t row, int64_t k) const {
+    return data + (k / lanes * capacity + row) * lanes + k % lanes;
+  }
+  Blocks from(int64_t row, int64_t k = 0) const { return {at(row, k), capacity}; }  // k at the start of a block
+};
+
+// The left factor of a product: for m from `row` on and any k, element (m, k) of an array.
+template <class T>
+struct RowsOf {
+  static constexpr int64_t run = Simd<T>::lanes, next_m = Simd<T>::lanes, next_k = 1;
+  Blocks<const T> blocks;
+  inline __attribute__((always_inline)) const T* at(int64_t k) const { return blocks.at(0, k); }
+};
+// Element (k, m), for the m of one block.
+template <class T>
+struct ColumnsOf {
+  static constexpr int64_t run = 256, next_m = 1, next_k = Simd<T>::lanes;
+  const T* block;
+  inline __attribute__((always_inline)) const T* at(int64_t k) const { return block + k * next_k; }
+};
+
+// acc[p][m][g] += sum over k of a(m, k) * panels[p][k * step][g], for M rows and P panels at once.
+template <class T, int M, int P, class Left>
+inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][3], const Left& a, const T* const (&panels)[P],
+                                                    int64_t step, int64_t depth) {
   constexpr int lanes = Simd<T>::lanes;
   for (int64_t begin = 0; begin < depth; begin += kSumBlock) {
     const int64_t end = begin + kSumBlock < depth ? begin + kSumBlock : depth;
     Vec<T> sum[P][M][3] = {};
-    for (int64_t k = begin; k < end; ++k) {
+    for (int64_t k = begin; k < end; k += Left::run) {
+      const T* left = a.at(k);
+      const int64_t stop = k + Left::run < end ? k + Left::run : end;
+      for (int64_t i = k; i < stop; ++i, left += Left::next_k) {
 #pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) {
-        const T* weights = panels + p * panel_size + k * 3 * lanes;
-        const Vec<T> w0 = load(weights), w1 = load(weights + lanes), w2 = load(weights + 2 * lanes);
+        for (int p = 0; p < P; ++p) {
+          const T* weights = panels[p] + i * step;
+          const Vec<T> w0 = load(weights), w1 = load(weights + lanes), w2 = load(weights + 2 * lanes);
 #pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) {
-          const T x = a[m * a_row + k];
-          sum[p][m][0] += x * w0;
-          sum[p][m][1] += x * w1;
-          sum[p][m][2] += x * w2;
+          for (int m = 0; m < M; ++m) {
+            const T x = left[m * Left::next_m];
+            sum[p][m][0] += x * w0;
+            sum[p][m][1] += x * w1;
+            sum[p][m][2] += x * w2;
+          }
         }
       }
     }
@@ -91,38 +129,6 @@ inline void for_blocks(int64_t rows, int64_t panels, const Tile& tile) {
   if (together > 1)
     for (; panel + together <= panels; panel += together) row_groups(std::true_type{}, panel);
   for (; panel < panels; ++panel) row_groups(std::false_type{}, panel);
-}
-
-// Forward: panel p, from W_hh [3H, H], with the gates' weights of units p * lanes and on. Units past H are zero.
-template <class S, class T>
-void pack_gates(const S* w, int64_t w_row, int64_t hidden, int64_t p, T* panel) {
-  constexpr int lanes = Simd<T>::lanes;
-  const int valid = valid_lanes<T>(p * lanes, hidden);
-  for (int64_t g = 0; g < 3; ++g) {
-    const S* const first = w + (g * hidden + p * lanes) * w_row;
-    for (int64_t k = 0; k < hidden; k += lanes) {
-      const int count = valid_lanes<T>(k, hidden);
-      Vec<T> block[lanes];
-      for (int v = 0; v < lanes; ++v) block[v] = v < valid ? load(first + v * w_row + k, count) : Vec<T>{};
-      transpose<T>(block);
-      for (int i = 0; i < count; ++i) store(panel + ((k + i) * 3 + g) * lanes, block[i]);
-    }
-  }
-}
-
-// Backward: panel p with columns p * 3 * lanes and on of W_hh [3H, H]. Its rows follow the gradients of the gates in
-// a tile, three blocks of `padded` rows (see backward.h); columns past H and rows past each block's H are zero.
-template <class S, class T>
-void pack_columns(const S* w, int64_t w_row, int64_t hidden, int64_t padded, int64_t p, T* panel) {
-  constexpr int lanes = Simd<T>::lanes;
-  for (int64_t g = 0; g < 3; ++g)
-    for (int64_t k = 0; k < padded; ++k)
-      for (int64_t part = 0; part < 3; ++part) {
-        const int64_t column = (p * 3 + part) * lanes;
-        const bool inside = k < hidden && column < hidden;
-        store(panel + ((g * padded + k) * 3 + part) * lanes,
-              inside ? load(w + (g * hidden + k) * w_row + column, valid_lanes<T>(column, hidden)) : Vec<T>{});
-      }
 }
 
 // Waking another thread costs more than a small call: then everything runs here.

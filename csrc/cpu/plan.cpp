@@ -1,29 +1,39 @@
 #include "plan.h"
 
+#include <algorithm>
+
 namespace gru_fused::cpu {
 namespace {
 
-// States of a tile stay in the second-level cache; W_hh is read once per step and tile.
+// States of a tile stay in the second-level cache; the weights are read once per step and tile.
 constexpr int64_t kMaxTileRows = 64;
+// The gates of a chunk, 4H numbers a row, take about this many bytes of the second-level cache.
+constexpr int64_t kChunkBytes = 384 * 1024;
+// A product of this many rows runs at full speed.
+constexpr int64_t kMaxChunkRows = 128;
+// Copying a weight into panels costs about as much as this many products of one row with it.
+constexpr int64_t kPackingRows = 16;
 // Below this many multiply-adds another thread costs more than it brings.
 constexpr int64_t kWorthAThread = 64 * 1024;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
 Plan plan_of(const Shape& shape, int64_t threads) {
   Plan plan;
   if (shape.batch == 0) return plan;
-  const int64_t work = 3 * shape.hidden * shape.hidden * shape.batch * shape.steps;
-  const int64_t worth = work / kWorthAThread + 1;
-  if (threads > worth) threads = worth;
-  const int64_t wanted = (threads + shape.directions - 1) / shape.directions;
-  int64_t tiles = (shape.batch + kMaxTileRows - 1) / kMaxTileRows;
-  tiles = (tiles + wanted - 1) / wanted * wanted;  // every thread gets as many tiles as the others
-  if (tiles > shape.batch) tiles = shape.batch;
-  plan.tile_rows = (shape.batch + tiles - 1) / tiles;
-  plan.tiles = (shape.batch + plan.tile_rows - 1) / plan.tile_rows;
-  plan.parallel = threads > 1 && tiles * shape.directions > 1;
-  plan.packed = shape.batch * shape.steps > kPackingRows && !shape.single_product();
+  const int64_t work = 3 * shape.hidden * (shape.hidden + shape.inputs) * shape.batch * shape.steps;
+  threads = std::min(threads, work / kWorthAThread + 1);
+  const int64_t wanted = std::min(ceil_div(threads, shape.directions), shape.batch);
+  plan.share_rows = ceil_div(shape.batch, wanted);
+  plan.shares = ceil_div(shape.batch, plan.share_rows);
+  plan.tile_rows = ceil_div(plan.share_rows, ceil_div(plan.share_rows, kMaxTileRows));
+  const int64_t accumulator = std::max<int64_t>(size_of(shape.dtype), 4);
+  const int64_t rows = std::min(kChunkBytes / (4 * shape.hidden * accumulator), kMaxChunkRows);
+  plan.chunk_steps = std::clamp<int64_t>(rows / plan.tile_rows, 1, shape.steps);
+  plan.parallel = threads > 1 && plan.pieces(shape) > 1;
+  plan.packed = shape.batch * shape.steps > kPackingRows;
   return plan;
 }
 

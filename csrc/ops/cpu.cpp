@@ -1,4 +1,10 @@
 // The ops on the CPU.
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <cstdlib>
+#include <memory>
 #include <tuple>
 
 #include "../cpu/kernels.h"
@@ -25,12 +31,53 @@ cpu::Parallel torch_parallel() {
           int64_t(torch::stable::get_num_threads())};
 }
 
-template <class Call, class Scratch, class Run>
-void launch(const Call& call, const Scratch& scratch_bytes, const Run& run) {
+// Scratch memory, kept by each thread that calls an op for its next call: new pages cost more than a small layer's
+// arithmetic. A block beyond kKept goes back at once.
+class Scratch {
+ public:
+  explicit Scratch(size_t bytes) : kept_(block()) {
+    if (bytes <= kept_.bytes) return;
+    kept_ = Block();  // gives the old one back first
+    const size_t alignment = bytes < kLargePage ? 64 : kLargePage;
+    kept_.bytes = (bytes + alignment - 1) / alignment * alignment;
+    kept_.data.reset(std::aligned_alloc(alignment, kept_.bytes));
+    if (!kept_.data) {
+      kept_ = Block();
+      fail("out of memory: a call needs ", bytes, " bytes of scratch memory");
+    }
+#ifdef __linux__
+    // Fewer, larger pages: the weights are read along and across. Only a hint.
+    if (kept_.bytes >= kLargePage) madvise(kept_.data.get(), kept_.bytes, MADV_HUGEPAGE);
+#endif
+  }
+  ~Scratch() {
+    if (kept_.bytes > kKept) kept_ = Block();
+  }
+  Scratch(const Scratch&) = delete;
+  void* data() const { return kept_.data.get(); }
+
+ private:
+  static constexpr size_t kLargePage = size_t(2) << 20, kKept = size_t(64) << 20;
+  struct Free {
+    void operator()(void* data) const { std::free(data); }
+  };
+  struct Block {
+    std::unique_ptr<void, Free> data;
+    size_t bytes = 0;
+  };
+  static Block& block() {
+    static thread_local Block mine;
+    return mine;
+  }
+
+  Block& kept_;
+};
+
+template <class Call, class ScratchBytes, class Run>
+void launch(const Call& call, const ScratchBytes& scratch_bytes, const Run& run) {
   const cpu::Parallel parallel = torch_parallel();
-  const int64_t bytes = int64_t(scratch_bytes(call.params.shape, parallel.threads));
-  const Tensor scratch = torch::stable::empty({bytes}, ScalarType::Byte);
-  run(call.params, scratch.data_ptr(), parallel);
+  const Scratch scratch(scratch_bytes(call.params.shape, parallel.threads));
+  run(call.params, scratch.data(), parallel);
 }
 
 std::tuple<Tensor, Tensor> gru_forward(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias,
@@ -44,19 +91,18 @@ std::tuple<Tensor, Tensor, Tensor> gru_forward_train(Tensor x, Tensor hx, std::v
                                                      OptionalTensor batch_sizes) {
   const ForwardCall call(x, hx, Weights(weights, bias), batch_sizes, true);
   launch(call, kernels().forward_scratch, kernels().forward);
-  return {call.output, call.h_n, call.gates};
+  return {call.output, call.h_n, *call.gates};
 }
 
 std::vector<Tensor> gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor x, Tensor hx,
                                  Tensor output, Tensor gates, std::vector<Tensor> weights, bool bias,
                                  OptionalTensor batch_sizes, bool need_x, bool need_weights) {
-  const Weights all(weights, bias);
-  const BackwardCall call(grad_output, grad_h_n, x, hx, output, gates, all, batch_sizes, need_weights);
+  const BackwardCall call(grad_output, grad_h_n, x, hx, output, gates, Weights(weights, bias), batch_sizes, need_x,
+                          need_weights);
   launch(call, kernels().backward_scratch, kernels().backward);
-  std::vector<Tensor> grads{call.grad_hx(all)};
-  if (need_x) grads.push_back(call.grad_x(x, all));
-  if (need_weights)
-    for (Tensor& grad : call.grad_weights(x, all)) grads.push_back(std::move(grad));
+  std::vector<Tensor> grads{call.grad_hx};
+  if (need_x) grads.push_back(call.layer.sum_directions(*call.grad_x));
+  grads.insert(grads.end(), call.grad_weights.begin(), call.grad_weights.end());
   return grads;
 }
 

@@ -45,6 +45,9 @@ class Layer {
   std::vector<int64_t> step_sizes(int64_t n) const;
   void check_steps(const char* name, const Tensor& tensor, int64_t n) const;
 
+  // [D, rows, n] summed over its directions, in the layout of x.
+  Tensor sum_directions(const Tensor& array) const;
+
   // An array of our own, [D, rows, n], and its rows for one direction.
   Tensor new_rows(const Tensor& like, int64_t n) const;
   template <class Void>
@@ -61,35 +64,28 @@ class Layer {
 };
 
 // A call of the forward: its results, and the kernel's parameters, which point into them and into `held`.
-// The input projection is done by the constructor.
 struct ForwardCall {
   Layer layer;
   Tensor output, h_n;
-  Tensor gates;  // [D, rows, 4H] if saved, else only the input projection, [D, rows, 3H]
+  OptionalTensor gates;  // [D, rows, 4H], if saved
   std::vector<Tensor> held;
   ForwardParams params;
 
   ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool save);
 };
 
-// A call of the backward. After the kernel has run, grad_hx, grad_x and grad_weights make the large products.
+// A call of the backward.
 struct BackwardCall {
   Layer layer;
-  Tensor grad_gates;
-  OptionalTensor h_prev;            // if the weights' gradients are needed
-  std::vector<Tensor> grad_biases;  // b_ih, b_hh of each direction, if needed
-  Tensor grad_h;  // [1, D, B, H] or, if shape.single_product(), parts whose sum over the first axis is the gradient
+  Tensor grad_hx;
+  OptionalTensor grad_x;  // of each direction: [D, ...]
+  std::vector<Tensor> grad_weights;
   std::vector<Tensor> held;
   BackwardParams params;
 
   BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x, const Tensor& hx,
                const Tensor& output, const Tensor& gates, const Weights& weights, const OptionalTensor& batch_sizes,
-               bool need_weights);
-
-  Tensor grad_hx(const Weights& weights) const;
-  Tensor grad_x(const Tensor& x, const Weights& weights) const;
-  // In the order of the weights.
-  std::vector<Tensor> grad_weights(const Tensor& x, const Weights& weights) const;
+               bool need_x, bool need_weights);
 };
 
 }  // namespace gru_fused::ops

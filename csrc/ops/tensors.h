@@ -100,18 +100,6 @@ inline Tensor strided(const Tensor& tensor, int64_t offset, std::initializer_lis
   return Tensor(view);
 }
 
-inline Tensor transposed(const Tensor& matrix) {
-  return strided(matrix, 0, {matrix.size(1), matrix.size(0)}, {matrix.stride(1), matrix.stride(0)});
-}
-
-// out = a b, by torch's own GEMM for the device; out may have any row stride.
-inline void multiply_into(const Tensor& out, const Tensor& a, const Tensor& b) {
-  using torch::stable::detail::from;
-  StableIValue stack[3] = {from(a), from(b), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack, TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // drops the reference that the call returned
-}
-
 // The sum over the first axis.
 inline Tensor sum_first_axis(const Tensor& tensor) {
   using torch::stable::detail::from;
@@ -134,5 +122,7 @@ template <class Void>
 inline Rows<Void> state_rows(const Tensor& tensor, int64_t index, int64_t element_size) {
   return {static_cast<char*>(tensor.data_ptr()) + index * tensor.stride(0) * element_size, 0, tensor.stride(1)};
 }
+
+inline Rows<const void> matrix_rows(const Tensor& matrix) { return {matrix.data_ptr(), 0, matrix.stride(0)}; }
 
 }  // namespace gru_fused::ops

@@ -55,13 +55,14 @@ Array<float> decoded(const Array<uint16_t>& x) {
   return result;
 }
 
-py::dict plan(int64_t steps, int64_t batch, int64_t hidden, int directions, int64_t threads) {
+py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int directions, int64_t threads) {
   Shape shape;
-  shape.steps = steps, shape.batch = batch, shape.hidden = hidden, shape.directions = directions;
+  shape.steps = steps, shape.batch = batch, shape.inputs = inputs, shape.hidden = hidden;
+  shape.directions = directions;
   const cpu::Plan plan = cpu::plan_of(shape, threads);
   using namespace py::literals;
-  return py::dict("tile_rows"_a = plan.tile_rows, "tiles"_a = plan.tiles, "packed"_a = plan.packed,
-                  "parallel"_a = plan.parallel);
+  return py::dict("share_rows"_a = plan.share_rows, "shares"_a = plan.shares, "tile_rows"_a = plan.tile_rows,
+                  "chunk_steps"_a = plan.chunk_steps, "packed"_a = plan.packed, "parallel"_a = plan.parallel);
 }
 
 }  // namespace
@@ -75,6 +76,6 @@ PYBIND11_MODULE(gru_fused_native, m) {
   m.def("encode_f16", &encoded<f16>);
   m.def("decode_bf16", &decoded<bf16>);
   m.def("decode_f16", &decoded<f16>);
-  m.def("plan", &plan, py::kw_only(), py::arg("steps"), py::arg("batch"), py::arg("hidden"), py::arg("directions") = 1,
-        py::arg("threads") = 1);
+  m.def("plan", &plan, py::kw_only(), py::arg("steps"), py::arg("batch"), py::arg("inputs") = 1, py::arg("hidden"),
+        py::arg("directions") = 1, py::arg("threads") = 1);
 }

@@ -36,8 +36,9 @@ struct Matrix {
   int64_t rows, columns, stride;
   std::vector<unsigned char> bytes;
 
-  Matrix(DType dtype, int64_t rows, int64_t columns, double scale = 0)
-      : dtype(dtype), rows(rows), columns(columns), stride(columns + pick(0, 3)) {
+  // scale 0: an output. Gradients of weights are dense.
+  Matrix(DType dtype, int64_t rows, int64_t columns, double scale = 0, bool dense = false)
+      : dtype(dtype), rows(rows), columns(columns), stride(columns + (dense ? 0 : pick(0, 3))) {
     bytes.resize(rows > 0 ? ((rows - 1) * stride + columns) * size_of(dtype) : 0);
     std::uniform_real_distribution<double> uniform(-scale, scale);
     for (int64_t r = 0; r < rows; ++r)
@@ -78,14 +79,14 @@ double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 // One direction of one call: its arrays, and what plain loops make of them.
 struct Direction {
-  Matrix gi, hx, w, gh, b_ih, b_hh, output, h_n, gates;
-  Matrix grad_output, grad_h_n, grad_gates, h_prev, grad_hx, grad_b_ih, grad_b_hh;
+  Matrix x, hx, w_ih, w_hh, b_ih, b_hh, output, h_n, gates;
+  Matrix grad_output, grad_h_n, grad_x, grad_hx, grad_w_ih, grad_w_hh, grad_b_ih, grad_b_hh;
 
   Direction(const Shape& s, int64_t n)
-      : gi(s.dtype, n, 3 * s.hidden, 2),
+      : x(s.dtype, n, s.inputs, 1),
         hx(s.dtype, s.batch, s.hidden, 1),
-        w(s.dtype, 3 * s.hidden, s.hidden, 1 / std::sqrt(double(s.hidden))),
-        gh(s.dtype, s.batch, 3 * s.hidden),
+        w_ih(s.dtype, 3 * s.hidden, s.inputs, 1 / std::sqrt(double(s.inputs))),
+        w_hh(s.dtype, 3 * s.hidden, s.hidden, 1 / std::sqrt(double(s.hidden))),
         b_ih(s.dtype, 1, 3 * s.hidden, 1),
         b_hh(s.dtype, 1, 3 * s.hidden, 1),
         output(s.dtype, n, s.hidden),
@@ -93,9 +94,10 @@ struct Direction {
         gates(s.dtype, n, 4 * s.hidden),
         grad_output(s.dtype, n, s.hidden, 1),
         grad_h_n(s.dtype, s.batch, s.hidden, 1),
-        grad_gates(s.dtype, n, 4 * s.hidden),
-        h_prev(s.dtype, n, s.hidden),
+        grad_x(s.dtype, n, s.inputs),
         grad_hx(s.dtype, s.batch, s.hidden),
+        grad_w_ih(s.dtype, 3 * s.hidden, s.inputs, 0, true),
+        grad_w_hh(s.dtype, 3 * s.hidden, s.hidden, 0, true),
         grad_b_ih(s.dtype, 1, 3 * s.hidden),
         grad_b_hh(s.dtype, 1, 3 * s.hidden) {}
 };
@@ -111,24 +113,24 @@ void larger(double& worst, double error) {
 // Compares one direction with plain loops; the backward takes the kernel's own gates, so that each is judged alone.
 Worst compare(const Shape& s, const Direction& d, bool reverse) {
   Worst worst;
-  std::vector<double> b_ih(3 * s.hidden), b_hh(3 * s.hidden);
-  const int64_t H = s.hidden;
+  const int64_t H = s.hidden, I = s.inputs;
+  std::vector<double> b_ih(3 * H), b_hh(3 * H), w_ih(3 * H * I), w_hh(3 * H * H);
   const auto row_at = [&](int64_t t, int64_t b) { return (s.offsets ? s.offsets[t] : t * s.batch) + b; };
   for (int64_t b = 0; b < s.batch; ++b) {
     int64_t length = 0;
     while (length < s.steps && s.rows_at(length) > b) ++length;
-    std::vector<double> h(H), grad(H), next(H), gh(3 * H), a(3 * H);
+    std::vector<double> h(H), grad(H), next(H), gi(3 * H), gh(3 * H), a(4 * H), before(H);
     for (int64_t i = 0; i < H; ++i) h[i] = d.hx.get(b, i);
     for (int64_t k = 0; k < length; ++k) {
       const int64_t row = row_at(reverse ? length - 1 - k : k, b);
       for (int64_t j = 0; j < 3 * H; ++j) {
-        gh[j] = d.b_hh.get(0, j);
-        for (int64_t i = 0; i < H; ++i) gh[j] += d.w.get(j, i) * h[i];
+        gi[j] = d.b_ih.get(0, j), gh[j] = d.b_hh.get(0, j);
+        for (int64_t i = 0; i < I; ++i) gi[j] += d.w_ih.get(j, i) * d.x.get(row, i);
+        for (int64_t i = 0; i < H; ++i) gh[j] += d.w_hh.get(j, i) * h[i];
       }
       for (int64_t i = 0; i < H; ++i) {
-        const auto gi = [&](int64_t g) { return d.gi.get(row, g * H + i) + d.b_ih.get(0, g * H + i); };
-        const double r = sigmoid(gi(0) + gh[i]), z = sigmoid(gi(1) + gh[H + i]),
-                     n = std::tanh(gi(2) + r * gh[2 * H + i]);
+        const double r = sigmoid(gi[i] + gh[i]), z = sigmoid(gi[H + i] + gh[H + i]),
+                     n = std::tanh(gi[2 * H + i] + r * gh[2 * H + i]);
         next[i] = n + z * (h[i] - n);
         larger(worst.forward, std::fabs(next[i] - d.output.get(row, i)));
       }
@@ -143,28 +145,43 @@ Worst compare(const Shape& s, const Direction& d, bool reverse) {
       for (int64_t i = 0; i < H; ++i) {
         const auto gate = [&](int64_t g) { return d.gates.get(row, g * H + i); };
         const double r = gate(0), z = gate(1), n = gate(2), gh_n = gate(3);
-        const double before = k == 0 ? d.hx.get(b, i) : d.output.get(row_at(reverse ? length - k : k - 1, b), i);
+        before[i] = k == 0 ? d.hx.get(b, i) : d.output.get(row_at(reverse ? length - k : k - 1, b), i);
         const double dh = grad[i] + d.grad_output.get(row, i);
-        const double a_n = dh * (1 - z) * (1 - n * n), a_z = dh * (before - n) * z * (1 - z);
+        const double a_n = dh * (1 - z) * (1 - n * n), a_z = dh * (before[i] - n) * z * (1 - z);
         const double grads[4] = {a_n * r, a_n * gh_n * r * (1 - r), a_z, a_n};
-        for (int64_t g = 0; g < 4; ++g) larger(worst.backward, std::fabs(grads[g] - d.grad_gates.get(row, g * H + i)));
-        larger(worst.backward, std::fabs(before - d.h_prev.get(row, i)));
-        a[i] = grads[1], a[H + i] = grads[2], a[2 * H + i] = grads[0];
+        a[i] = grads[1], a[H + i] = grads[2], a[2 * H + i] = grads[0], a[3 * H + i] = grads[3];
         next[i] = dh * z;
         b_ih[i] += grads[1], b_ih[H + i] += grads[2], b_ih[2 * H + i] += grads[3];
         b_hh[i] += grads[1], b_hh[H + i] += grads[2], b_hh[2 * H + i] += grads[0];
       }
-      if (!s.single_product())
-        for (int64_t j = 0; j < 3 * H; ++j)
-          for (int64_t i = 0; i < H; ++i) next[i] += a[j] * d.w.get(j, i);
+      for (int64_t j = 0; j < 3 * H; ++j)
+        for (int64_t i = 0; i < H; ++i) {
+          next[i] += a[j] * d.w_hh.get(j, i);
+          w_hh[j * H + i] += a[j] * before[i];
+        }
+      const auto input_grad = [&](int64_t j) { return a[j < 2 * H ? j : j + H]; };  // of r, z, n
+      for (int64_t i = 0; i < I; ++i) {
+        double grad_x = 0;
+        for (int64_t j = 0; j < 3 * H; ++j) {
+          grad_x += input_grad(j) * d.w_ih.get(j, i);
+          w_ih[j * I + i] += input_grad(j) * d.x.get(row, i);
+        }
+        larger(worst.backward, std::fabs(grad_x - d.grad_x.get(row, i)));
+      }
       grad = next;
     }
     for (int64_t i = 0; i < H; ++i) larger(worst.backward, std::fabs(grad[i] - d.grad_hx.get(b, i)));
   }
-  for (int64_t i = 0; i < 3 * H; ++i) {
-    larger(worst.backward, std::fabs(b_ih[i] - d.grad_b_ih.get(0, i)));
-    larger(worst.backward, std::fabs(b_hh[i] - d.grad_b_hh.get(0, i)));
-  }
+  const double scale = std::sqrt(double(s.steps * s.batch));  // of a sum over all rows
+  const auto compare_sums = [&](const std::vector<double>& exact, const Matrix& found) {
+    for (int64_t r = 0; r < found.rows; ++r)
+      for (int64_t c = 0; c < found.columns; ++c)
+        larger(worst.backward, std::fabs(exact[r * found.columns + c] - found.get(r, c)) / scale);
+  };
+  compare_sums(b_ih, d.grad_b_ih);
+  compare_sums(b_hh, d.grad_b_hh);
+  compare_sums(w_ih, d.grad_w_ih);
+  compare_sums(w_hh, d.grad_w_hh);
   return worst;
 }
 
@@ -182,9 +199,10 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
   Shape s;
   s.dtype = DType(index % 4);
   s.directions = int(pick(1, 2));
-  s.steps = pick(1, 6);
-  s.batch = pick(1, 11);
+  s.steps = index % 13 == 0 ? pick(60, 140) : pick(1, 6);
+  s.batch = index % 13 == 1 ? pick(60, 140) : pick(1, 11);
   s.hidden = index % 7 == 0 ? pick(60, 70) : pick(1, 20);
+  s.inputs = index % 11 == 0 ? pick(40, 60) : pick(1, 20);
   const int64_t thread_count = index % 5 == 0 ? 64 : pick(1, 3);
   std::vector<int64_t> batch_sizes, offsets;
   int64_t n = s.steps * s.batch;
@@ -203,35 +221,30 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
   for (int d = 0; d < s.directions; ++d) directions.emplace_back(s, n);
   for (int d = 0; d < s.directions; ++d) {
     Direction& a = directions[d];
-    for (int64_t b = 0; b < s.batch; ++b)
-      for (int64_t j = 0; j < 3 * s.hidden; ++j) {
-        double sum = 0;
-        for (int64_t i = 0; i < s.hidden; ++i) sum += a.w.get(j, i) * a.hx.get(b, i);
-        a.gh.set(b, j, sum);
-      }
-    forward.direction[d] = {a.gi.in(s.batch),
-                            a.hx.in(),
-                            a.w.in(),
-                            a.gh.in(),
-                            a.b_ih.bytes.data(),
-                            a.b_hh.bytes.data(),
-                            a.output.out(s.batch),
-                            a.h_n.out(),
-                            a.gates.out(s.batch)};
-    backward.direction[d] = {a.grad_output.in(s.batch),
-                             a.grad_h_n.in(),
-                             a.output.in(s.batch),
-                             a.gates.in(s.batch),
-                             a.hx.in(),
-                             a.w.in(),
-                             a.grad_gates.out(s.batch),
-                             a.h_prev.out(s.batch),
-                             a.grad_hx.out(),
-                             a.grad_b_ih.bytes.data(),
-                             a.grad_b_hh.bytes.data()};
+    forward.direction[d] = {a.x.in(s.batch),       a.hx.in(),           a.w_ih.in(),
+                            a.w_hh.in(),           a.b_ih.bytes.data(), a.b_hh.bytes.data(),
+                            a.output.out(s.batch), a.h_n.out(),         a.gates.out(s.batch)};
+    BackwardDirection& to = backward.direction[d];
+    to.grad_output = a.grad_output.in(s.batch);
+    to.grad_h_n = a.grad_h_n.in();
+    to.x = a.x.in(s.batch);
+    to.hx = a.hx.in();
+    to.output = a.output.in(s.batch);
+    to.gates = a.gates.in(s.batch);
+    to.w_ih = a.w_ih.in();
+    to.w_hh = a.w_hh.in();
+    to.grad_x = a.grad_x.out(s.batch);
+    to.grad_hx = a.grad_hx.out();
+    to.grad_w_ih = a.grad_w_ih.bytes.data();
+    to.grad_w_hh = a.grad_w_hh.bytes.data();
+    to.grad_b_ih = a.grad_b_ih.bytes.data();
+    to.grad_b_hh = a.grad_b_hh.bytes.data();
   }
   const cpu::Parallel parallel = threads(thread_count);
-  const auto scratch = [&](size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
+  const auto scratch = [&](size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    return std::memset(std::aligned_alloc(64, bytes), 0xff, bytes);  // NaN in every type
+  };
   void* memory = scratch(kernels.forward_scratch(s, thread_count));
   kernels.forward(forward, memory, parallel);
   std::free(memory);
@@ -249,9 +262,9 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
     const Worst worst = compare(s, directions[d], d == 1);
     if (worst.forward <= bound && worst.backward <= bound) continue;
     good = false;
-    std::printf("case %lld direction %d dtype %d T%lld B%lld H%lld %s: forward %.3g backward %.3g\n", (long long)index,
-                d, int(s.dtype), (long long)s.steps, (long long)s.batch, (long long)s.hidden,
-                s.batch_sizes ? "packed" : "padded", worst.forward, worst.backward);
+    std::printf("case %lld direction %d dtype %d T%lld B%lld I%lld H%lld %s: forward %.3g backward %.3g\n",
+                (long long)index, d, int(s.dtype), (long long)s.steps, (long long)s.batch, (long long)s.inputs,
+                (long long)s.hidden, s.batch_sizes ? "packed" : "padded", worst.forward, worst.backward);
   }
   return good;
 }

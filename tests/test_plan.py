@@ -1,0 +1,36 @@
+"""How the CPU kernels cut a call into shares, tiles and chunks: a pure function, so each choice can be pinned."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "shape, expected",
+    [
+        (dict(steps=1, batch=1, hidden=256), dict(shares=1, tile_rows=1, chunk_steps=1, packed=False, parallel=False)),
+        (dict(steps=100, batch=1, hidden=256, threads=2), dict(shares=1, chunk_steps=96, packed=True, parallel=False)),
+        (dict(steps=100, batch=1, hidden=64), dict(chunk_steps=100)),  # no chunk is longer than the sequence
+        (dict(steps=100, batch=32, hidden=256, threads=2), dict(shares=2, share_rows=16, tile_rows=16, chunk_steps=6)),
+        (dict(steps=50, batch=64, hidden=512), dict(shares=1, tile_rows=64, chunk_steps=1)),
+        (dict(steps=100, batch=1, hidden=256, directions=2, threads=2), dict(shares=1, parallel=True)),
+        (dict(steps=10, batch=1920, hidden=64, threads=2), dict(shares=2, share_rows=960, tile_rows=64, parallel=True)),
+        (dict(steps=10, batch=65, hidden=64), dict(share_rows=65, tile_rows=33)),  # even tiles
+        (dict(steps=5, batch=3, hidden=4, threads=16), dict(shares=1, parallel=False)),  # too little work to share
+        (dict(steps=5, batch=0, hidden=4, threads=2), dict(shares=0, tile_rows=0)),
+    ],
+    ids=lambda value: "-".join(f"{key}{number}" for key, number in value.items()),
+)
+def test_plan(native: ModuleType, shape: dict[str, int], expected: dict[str, int]) -> None:
+    plan = native.plan(**shape)
+    assert {key: plan[key] for key in expected} == expected
+
+
+def test_shares_cover_every_row_once_and_none_is_empty(native: ModuleType) -> None:
+    for batch in range(1, 300):
+        for threads in (1, 2, 3, 16):
+            plan = native.plan(steps=50, batch=batch, hidden=128, threads=threads)
+            assert (plan["shares"] - 1) * plan["share_rows"] < batch <= plan["shares"] * plan["share_rows"]
+            assert 1 <= plan["tile_rows"] <= min(64, plan["share_rows"])
