@@ -1,0 +1,87 @@
+"""What this machine can do, measured on the spot: the peak of a matrix product and the bandwidth of reading.
+
+Both are the best of several ways and moments, with as many threads as torch is set to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from time import perf_counter
+
+import torch
+
+from benchmarks.implementations import IMPLEMENTATIONS
+
+PRODUCTS = ((2048, 2048, 2048), (4096, 512, 1536))  # (rows, terms, columns)
+COLUMNS = 256  # floats of a row of the buffer that is read: 1 KiB
+READ_AT_LEAST = 1 << 24  # bytes a call, so that the call itself weighs nothing
+SIZES = (16 << 10, 512 << 10, 8 << 20, 256 << 20)  # a first cache, a second, a third and memory, on most machines
+
+
+def measured_gemm_peak(seconds: float = 0.5) -> float:
+    """Flop per second of the best large product in float32, of torch's and, where it is installed, JAX's."""
+    best = 0.0
+    for rows, terms, columns in PRODUCTS:
+        a, b = torch.rand(rows, terms), torch.rand(terms, columns)
+        calls = [lambda a=a, b=b: torch.mm(a, b)]
+        if IMPLEMENTATIONS["JAX"].installed:
+            from benchmarks.peers.jax_scan import product_of
+
+            calls.append(product_of(a, b))
+        for call in calls:
+            best = max(best, 2 * rows * terms * columns / shortest(call, seconds))
+    return best
+
+
+def measured_read_bandwidth(size: int, seconds: float = 0.1) -> float:
+    """Bytes per second of reading a buffer of ``size`` bytes over and over, each thread a part of its own.
+
+    Two operations of torch read about as fast as a core can load: a sum, and the embedding bag, which is also a sum.
+    """
+    threads = torch.get_num_threads()
+    rows = max(1, round(size / threads / COLUMNS / 4))  # of each thread
+    times = -(-READ_AT_LEAST // (rows * COLUMNS * 4))
+    buffer = torch.rand(threads * rows, COLUMNS)
+
+    # one bag per thread: the rows of its part, again and again
+    parts = torch.arange(threads * rows, dtype=torch.int32).view(threads, 1, rows)
+    indices = parts.expand(threads, times, rows).reshape(-1)
+    offsets = torch.arange(threads, dtype=torch.int32) * (times * rows)
+    repeated = buffer.view(threads, 1, -1).expand(threads, times, -1)
+
+    calls: list[Callable[[], object]] = [
+        lambda: torch.nn.functional.embedding_bag(indices, buffer, offsets, mode="sum"),
+        lambda: repeated.sum(-1),
+    ]
+    return 4 * buffer.numel() * times / min(shortest(call, seconds) for call in calls)
+
+
+# once in a process, that is per number of threads
+gemm_peak = cache(measured_gemm_peak)
+read_bandwidth = cache(measured_read_bandwidth)
+
+
+def shortest(call: Callable[[], object], seconds: float, least: int = 3) -> float:
+    """Seconds of the shortest call, after one that is not timed."""
+    call()
+    best = float("inf")
+    calls = 0
+    end = perf_counter() + seconds
+    while calls < least or perf_counter() < end:
+        start = perf_counter()
+        call()
+        best = min(best, perf_counter() - start)
+        calls += 1
+    return best
+
+
+def report() -> str:
+    """A line for whoever reads the table."""
+    threads = torch.get_num_threads()
+    reading = ", ".join(f"{size >> 10} KiB {read_bandwidth(size) / 1e9:.0f}" for size in SIZES)
+    return (
+        f"{threads} thread{'s' * (threads > 1)} on {len(os.sched_getaffinity(0))} CPU: "
+        f"GEMM peak {gemm_peak() / 1e9:.0f} GFLOP/s; reading, GB/s: {reading}"
+    )
