@@ -26,12 +26,13 @@ def plot(results: Sequence[Result], path: Path) -> None:
     for axes, count in zip(panels, threads, strict=True):
         draw(axes, [result for result in compared if result.threads == count], workloads)
         axes.set_title(f"{count} thread{'s' * (count > 1)}", fontsize=9)
+        axes.set_xlabel(f"times as fast as {BASELINE}", fontsize=9)
     panels[0].set_yticks(range(len(workloads)), workloads, fontsize=8)
     panels[0].set_ylim(len(workloads) - 0.4, -0.6)
     handles = {handle.get_label(): handle for axes in panels for handle in axes.get_legend_handles_labels()[0]}
-    figure.legend(handles=handles.values(), loc="outside lower center", ncols=len(handles), fontsize=8)
-    figure.supxlabel(f"times as fast as {BASELINE} (median of paired rounds, p20 to p80)", fontsize=9)
-    figure.suptitle(f"{results[0].device}, torch {results[0].torch}, {results[0].date}", fontsize=9)
+    figure.legend(handles=handles.values(), loc="outside lower center", ncols=min(len(handles), 4), fontsize=8)
+    machine = f"{results[0].device}, torch {results[0].torch}, {results[0].date}"
+    figure.suptitle(f"{machine}\nmedian of paired rounds, p20 to p80", fontsize=9)
     figure.savefig(path, dpi=150)
 
 

@@ -81,7 +81,8 @@ def report() -> str:
     """A line for whoever reads the table."""
     threads = torch.get_num_threads()
     reading = ", ".join(f"{size >> 10} KiB {read_bandwidth(size) / 1e9:.0f}" for size in SIZES)
+    cpus = len(os.sched_getaffinity(0))
     return (
-        f"{threads} thread{'s' * (threads > 1)} on {len(os.sched_getaffinity(0))} CPU: "
+        f"{threads} thread{'s' * (threads > 1)} on {cpus} CPU{'s' * (cpus > 1)}: "
         f"GEMM peak {gemm_peak() / 1e9:.0f} GFLOP/s; reading, GB/s: {reading}"
     )
