@@ -3,8 +3,10 @@
 #   make demo    trains a classifier and a language model with nn.GRU and with gru_fused.GRU, side by side
 #   make test    the tests
 #   make fuzz    the fuzz test at length: make fuzz N=100000
-#   make bench   the benchmarks, paired with nn.GRU
+#   make bench   the benchmarks, paired with nn.GRU and with every peer that is installed
 #   make lint    ruff and clang-format; make format applies them
+#
+#   make bench-peers   installs the peers: JAX, ONNX Runtime, OpenVINO
 #
 # Variables: PYTHON (3.10 or newer) makes the environment; TORCH is what pip installs as torch; VENV is the folder.
 
@@ -12,11 +14,12 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 N ?= 20000
+PEERS := jax onnx onnxruntime openvino
 
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test fuzz bench lint format build clean
+.PHONY: demo test fuzz bench bench-peers lint format build clean
 
 demo: build
 	$(BIN)/python -m examples.demo $(ARGS)
@@ -29,6 +32,9 @@ fuzz: build
 
 bench: build
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet $(PEERS)
 
 lint: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure

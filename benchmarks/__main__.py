@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures the workloads and reports how gru_fused compares with torch.nn.GRU."""
+"""``python -m benchmarks``: measures the workloads and reports how gru_fused compares with torch.nn.GRU and others."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from benchmarks.implementations import BASELINE, IMPLEMENTATIONS, SUBJECT, insta
 from benchmarks.machine import recent_load, this_machine
 from benchmarks.measure import measure
 from benchmarks.plot import plot
-from benchmarks.results import Result, append_to_file, start_file, table
+from benchmarks.results import Result, append_to_file, start_file
+from benchmarks.table import table
+from benchmarks.workers import Worker
 from benchmarks.workloads import DTYPES, Workload, read_workloads
+from benchmarks.yardsticks import report
 
 HERE = Path(__file__).parent
 QUICK_GFLOP = 0.5
@@ -35,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, help="per row and number of threads (default: 2; quick: 0.2)")
     parser.add_argument("--quick", action="store_true", help=f"only rows below {QUICK_GFLOP} GFLOP, timed briefly")
+    parser.add_argument("--no-peers", action="store_true", help=f"only {SUBJECT} and {BASELINE}")
     parser.add_argument("--out", type=Path, default=HERE / "out", metavar="DIR")
     parser.add_argument("--save", action="store_true", help="copy the results to benchmarks/results, to be committed")
     arguments = parser.parse_args()
@@ -50,6 +54,18 @@ def parse_arguments() -> argparse.Namespace:
         if name not in installed():
             parser.error(f"{name} is not installed")
     return arguments
+
+
+def participants(arguments: argparse.Namespace) -> list[str]:
+    present = []
+    for name, implementation in IMPLEMENTATIONS.items():
+        if implementation.peer and arguments.no_peers:
+            continue
+        if implementation.installed:
+            present.append(name)
+        else:
+            print(f"{name} is left out: it needs {' and '.join(implementation.packages)}")
+    return present
 
 
 def integers(text: str) -> list[int]:
@@ -78,12 +94,15 @@ def chosen_cases(arguments: argparse.Namespace) -> list[tuple[Workload, str]]:
 
 def main() -> int:
     arguments = parse_arguments()
-    for name in IMPLEMENTATIONS.keys() - set(installed()):
-        print(f"{name} is left out: not installed")
+    implementations = participants(arguments)
     if (load := recent_load()) > 0.5:
         print(f"The machine is or was just busy (load {load:.1f}): with all threads this can cost either side 100x.")
     cases = chosen_cases(arguments)
     machine = this_machine(arguments.device)
+    workers = [Worker(threads) for threads in arguments.threads]
+    if arguments.device == "cpu":
+        for worker in workers:
+            print(worker.run(report))
     results: list[Result] = []
     failures = 0
 
@@ -91,16 +110,23 @@ def main() -> int:
     start_file(path)
     for workload, dtype in (progress := tqdm(cases, unit="row", disable=None)):
         progress.set_description(f"{workload} {dtype}")
+        measured: list[Result] = []
         try:
-            measured = measure(
-                workload, dtype, arguments.device, arguments.threads, installed(), arguments.seconds, machine
-            )
+            for worker in workers:
+                lines, remarks = worker.run(
+                    measure, workload, dtype, arguments.device, implementations, arguments.seconds, machine
+                )
+                measured += lines
+                for remark in remarks:
+                    progress.write(remark)
         except Exception as error:  # one bad row must not hide the others
             failures += 1
             progress.write(f"FAILED {workload} {dtype}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
         append_to_file(measured, path)
         results += measured
+    for worker in workers:
+        worker.stop()
 
     if results:
         print(table(results))

@@ -1,28 +1,42 @@
 """Who is measured: a name, and how to make a callable from a problem.
 
 The callable does one whole pass and returns everything it computed, so that what is timed is what is checked; the
-results come in the order of ``result_names``. It may return before a GPU is done: whoever times it synchronizes.
-A new peer is one more function here and one more entry in ``IMPLEMENTATIONS``.
+results come in the order of ``result_names``, as tensors or as what becomes one without a copy (DLPack). It may return
+before a GPU is done: whoever times it synchronizes. It uses as many threads as torch is set to when it is built.
+A new peer is one more file in ``peers`` and one more entry in ``IMPLEMENTATIONS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.workloads import Problem
+from benchmarks.workloads import Problem, Workload
 
 Call = Callable[[], tuple[Tensor, ...]]
 
 
 class Implementation(NamedTuple):
-    package: str  # where it is not installed, the implementation is left out
+    packages: tuple[str, ...]  # the first gives it its version; where one is not installed, it is left out
     build: Callable[[Problem], Call]
+    modes: tuple[str, ...] = ("infer", "train")
+    peer: bool = False  # other people's: float32 on a CPU only, and see gate.py
+
+    @property
+    def installed(self) -> bool:
+        return all(find_spec(package) is not None for package in self.packages)
+
+    @property
+    def version(self) -> str:
+        return metadata.version(self.packages[0]) if self.peer else import_module(self.packages[0]).__version__
+
+    def fits(self, workload: Workload, dtype: str, device: str) -> bool:
+        return workload.mode in self.modes and (not self.peer or (dtype, device) == ("fp32", "cpu"))
 
 
 def result_names(problem: Problem) -> list[str]:
@@ -77,14 +91,22 @@ def modules_of(package: str) -> Callable[[Problem], Call]:
     return build
 
 
+def peer(module: str) -> Callable[[Problem], Call]:
+    """``build`` of a file in ``peers``, which can be imported only where its packages are installed."""
+    return lambda problem: import_module(f"benchmarks.peers.{module}").build(problem)
+
+
 SUBJECT = "gru_fused"
 BASELINE = "nn.GRU"
 
 IMPLEMENTATIONS = {
-    SUBJECT: Implementation("gru_fused", modules_of("gru_fused")),
-    BASELINE: Implementation("torch", modules_of("torch.nn")),
+    SUBJECT: Implementation(("gru_fused",), modules_of("gru_fused")),
+    BASELINE: Implementation(("torch",), modules_of("torch.nn")),
+    "JAX": Implementation(("jax",), peer("jax_scan"), peer=True),
+    "ONNX Runtime": Implementation(("onnxruntime", "onnx"), peer("onnx_runtime"), modes=("infer",), peer=True),
+    "OpenVINO": Implementation(("openvino", "onnx"), peer("open_vino"), modes=("infer",), peer=True),
 }
 
 
 def installed() -> list[str]:
-    return [name for name, peer in IMPLEMENTATIONS.items() if find_spec(peer.package) is not None]
+    return [name for name, implementation in IMPLEMENTATIONS.items() if implementation.installed]

@@ -10,21 +10,29 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, sleep
 
 # seconds; a sample is at least this long, so that the timer and an interrupt weigh little
 SHORTEST_SAMPLE = 2e-3
+# seconds; the threads of OpenMP and of a runtime's pool go on spinning for milliseconds after their work, on the cores
+# of whoever is next: without the pause, gru_fused and nn.GRU took up to 3x as long beside the peers as by themselves
+PAUSE = 5e-3
 
 Call = Callable[[], object]
 
 
 def paired(
-    calls: Mapping[str, Call], seconds: float, least_rounds: int = 6, synchronize: Call = lambda: None
+    calls: Mapping[str, Call],
+    seconds: float,
+    least_rounds: int = 6,
+    synchronize: Call = lambda: None,
+    pause: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds per call of each callable; the k-th numbers of all lists belong to the k-th round.
 
     A round takes one sample of each; the order turns around from round to round. Rounds go on until ``seconds`` have
-    passed and ``least_rounds`` are done. ``synchronize`` waits for a device that works in the background.
+    passed and ``least_rounds`` are done. ``synchronize`` waits for a device that works in the background, ``pause`` is
+    slept before each sample, for threads of the one before to come to rest.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
@@ -34,16 +42,17 @@ def paired(
         end = perf_counter() + seconds
         while rounds < least_rounds or perf_counter() < end:
             for name in order:
-                samples[name].append(sample(calls[name], repeats[name], synchronize))
+                sleep(pause)
+                samples[name].append(sample(calls[name], repeats[name], synchronize, warm=pause > 0))
             order.reverse()
             rounds += 1
     return samples
 
 
-def sample(call: Call, repeats: int, synchronize: Call) -> float:
-    """Seconds per call, the mean of ``repeats`` calls."""
-    if repeats > 1:
-        call()  # a short call would otherwise pay for the caches its predecessor filled
+def sample(call: Call, repeats: int, synchronize: Call, warm: bool = False) -> float:
+    """Seconds per call, the mean of ``repeats`` calls; ``warm``: after one that is not timed, however long."""
+    if repeats > 1 or warm:
+        call()  # a short call would otherwise pay for the caches its predecessor filled, and for waking its threads
     synchronize()
     start = perf_counter()
     for _ in range(repeats):

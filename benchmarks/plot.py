@@ -1,55 +1,70 @@
-"""The ratios as a picture: a group of horizontal bars per workload, one bar per number of threads, dtype and peer."""
+"""The ratios as a picture: a panel per number of threads, a line per workload, a marker per implementation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from benchmarks.gate import STRICT_GATE
 from benchmarks.implementations import BASELINE
 from benchmarks.results import Result
 
-INCHES_PER_BAR = 0.16
+MARKERS = "os^Dv<>P*X"
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
-    compared = [result for result in results if result.implementation != BASELINE]
-    workloads = list(dict.fromkeys(f"{result.name}  {result.mode}" for result in compared))
-    series = list(dict.fromkeys(series_of(result) for result in compared))
-    thickness = 0.8 / len(series)
+    compared = sorted((r for r in results if r.implementation != BASELINE), key=lambda r: r.mode)  # a stable sort
+    workloads = list(dict.fromkeys(label_of(result) for result in compared))
+    threads = sorted({result.threads for result in compared})
 
-    height = 1.5 + INCHES_PER_BAR * len(workloads) * (len(series) + 1)
-    figure = Figure(figsize=(9, height), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(3 + 4 * len(threads), 2 + 0.24 * len(workloads)), layout="constrained")
+    panels = figure.subplots(1, len(threads), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, count in zip(panels, threads, strict=True):
+        draw(axes, [result for result in compared if result.threads == count], workloads)
+        axes.set_title(f"{count} thread{'s' * (count > 1)}", fontsize=9)
+        axes.set_xlabel(f"times as fast as {BASELINE}", fontsize=9)
+    panels[0].set_yticks(range(len(workloads)), workloads, fontsize=8)
+    panels[0].set_ylim(len(workloads) - 0.4, -0.6)
+    handles = {handle.get_label(): handle for axes in panels for handle in axes.get_legend_handles_labels()[0]}
+    figure.legend(handles=handles.values(), loc="outside lower center", ncols=min(len(handles), 4), fontsize=8)
+    machine = f"{results[0].device}, torch {results[0].torch}, {results[0].date}"
+    figure.suptitle(f"{machine}\nmedian of paired rounds, p20 to p80", fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def draw(axes: Axes, results: Sequence[Result], workloads: Sequence[str]) -> None:
+    series = list(dict.fromkeys(series_of(result) for result in results))
     for index, label in enumerate(series):
-        members = [result for result in compared if series_of(result) == label]
-        axes.barh(
-            [workloads.index(f"{r.name}  {r.mode}") + (index + 0.5) * thickness - 0.4 for r in members],
-            # bars start at 1: to the right is faster than the baseline, to the left slower
-            [r.ratio - 1 for r in members],
-            left=1,
-            height=thickness,
+        members = [result for result in results if series_of(result) == label]
+        # a little above each other, so that equal ones can be told apart
+        heights = [workloads.index(label_of(r)) + 0.5 * ((index + 0.5) / len(series) - 0.5) for r in members]
+        axes.errorbar(
+            [r.ratio for r in members],
+            heights,
             xerr=[[r.ratio - r.ratio_p20 for r in members], [r.ratio_p80 - r.ratio for r in members]],
-            error_kw={"elinewidth": 0.6, "ecolor": "0.3"},
+            fmt=MARKERS[index % len(MARKERS)],
+            color=f"C{index}",
+            markersize=5,
+            elinewidth=0.8,
             label=label,
         )
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter("")
-    axes.set_xlabel(f"times as fast as {BASELINE} (median of paired rounds, p20 to p80)")
-    axes.set_yticks(range(len(workloads)), workloads, fontsize=8)
-    axes.set_ylim(len(workloads) - 0.4, -0.6)
-    axes.grid(axis="x", linewidth=0.4)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(linewidth=0.4)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8)
-    axes.set_title(f"{results[0].device}, torch {results[0].torch}, {results[0].date}", fontsize=9)
-    figure.savefig(path, dpi=150)
+
+
+def label_of(result: Result) -> str:
+    return f"{result.name}  {result.mode}"
 
 
 def series_of(result: Result) -> str:
-    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
-    return f"{result.implementation}, {result.dtype}, {threads}"
+    loose = "" if result.gate == STRICT_GATE else ", loose"
+    return f"{result.implementation}, {result.dtype}{loose}"

@@ -1,19 +1,25 @@
-"""The results: one line per workload, implementation and number of threads; as a file and as a table to read."""
+"""The results: one line per workload, implementation and number of threads; as a file."""
 
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from benchmarks.implementations import BASELINE
+from benchmarks.implementations import BASELINE, IMPLEMENTATIONS
 from benchmarks.machine import Machine
 from benchmarks.workloads import Workload
+
+
+class Bounds(NamedTuple):
+    """What a row can hope for where it ran."""
+
+    peak_gflops: float
+    floor_ms: float
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Result:
     dtype: str
     threads: int
     implementation: str
+    version: str
+    gate: str
     median_ms: float
     p20_ms: float
     p80_ms: float
@@ -39,6 +47,9 @@ class Result:
     ratio: float
     ratio_p20: float
     ratio_p80: float
+    gflops: float
+    peak_gflops: float | None
+    floor_ms: float | None
     device: str
     torch: str
     gru_fused: str
@@ -47,7 +58,13 @@ class Result:
 
 
 def summarize(
-    samples: Mapping[str, Sequence[float]], workload: Workload, dtype: str, threads: int, machine: Machine
+    samples: Mapping[str, Sequence[float]],
+    workload: Workload,
+    dtype: str,
+    threads: int,
+    gates: Mapping[str, str],
+    bounds: Bounds | None,
+    machine: Machine,
 ) -> list[Result]:
     """Medians and percentiles of the times (seconds, round by round) and of their ratios within each round."""
     shape = asdict(workload)
@@ -63,6 +80,8 @@ def summarize(
                 dtype=dtype,
                 threads=threads,
                 implementation=implementation,
+                version=IMPLEMENTATIONS[implementation].version,
+                gate=gates[implementation],
                 median_ms=median,
                 p20_ms=p20,
                 p80_ms=p80,
@@ -70,6 +89,9 @@ def summarize(
                 ratio=ratio,
                 ratio_p20=ratio_p20,
                 ratio_p80=ratio_p80,
+                gflops=workload.gflop / (median / 1e3),
+                peak_gflops=bounds and bounds.peak_gflops,
+                floor_ms=bounds and bounds.floor_ms,
                 **asdict(machine),
             )
         )
@@ -92,42 +114,3 @@ def append_to_file(results: Iterable[Result], path: Path) -> None:
 
 def writer_to(file: TextIO) -> csv.DictWriter:
     return csv.DictWriter(file, [field.name for field in fields(Result)], lineterminator="\n")
-
-
-def table(results: Sequence[Result]) -> str:
-    """A line per workload: the times and the baseline's time over the implementation's; then the geometric means."""
-    baseline = {case_of(result): result for result in results if result.implementation == BASELINE}
-    compared = [result for result in results if result.implementation != BASELINE]
-    head = ["workload", "mode", "B", "T", "I", "H", "layers", "dtype", "threads", "implementation"]
-    lines = [[*head, "ms", f"{BASELINE} ms", "ratio", "p20", "p80"]]
-    for r in compared:
-        layers = f"{r.layers}x{r.directions}"
-        case = [r.name, r.mode, r.B, r.T, r.I, r.H, layers, r.dtype, r.threads, r.implementation]
-        times = [f"{r.median_ms:.4g}", f"{baseline[case_of(r)].median_ms:.4g}"]
-        lines.append([*case, *times, *(f"{ratio:.2f}" for ratio in (r.ratio, r.ratio_p20, r.ratio_p80))])
-
-    means = [["mode", "dtype", "threads", "implementation", "rows", "geometric mean of the ratio"]]
-    for group, ratios in ratios_by_group(compared).items():
-        means.append([*group, len(ratios), f"{np.exp(np.mean(np.log(ratios))):.2f}"])
-    return f"{aligned(lines)}\n\n{aligned(means)}"
-
-
-def case_of(result: Result) -> tuple[str, str, str, int]:
-    return result.name, result.mode, result.dtype, result.threads
-
-
-def ratios_by_group(results: Iterable[Result]) -> dict[tuple[str, str, int, str], list[float]]:
-    groups = defaultdict(list)
-    for result in results:
-        groups[result.mode, result.dtype, result.threads, result.implementation].append(result.ratio)
-    return dict(sorted(groups.items()))
-
-
-def aligned(lines: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as their widest entry, numbers to the right."""
-    columns = [[str(entry) for entry in column] for column in zip(*lines, strict=True)]
-    for index, column in enumerate(columns):
-        width = max(map(len, column))
-        numeric = column[-1][:1].isdigit()
-        columns[index] = [entry.rjust(width) if numeric else entry.ljust(width) for entry in column]
-    return "\n".join("  ".join(entries).rstrip() for entries in zip(*columns, strict=True))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.implementations import Call, installed
-from benchmarks.measure import verified_calls
+from benchmarks.implementations import installed
+from benchmarks.measure import Verified, verified
 from benchmarks.paired import repeats_of
 from benchmarks.workloads import Workload, read_workloads
 
@@ -18,14 +18,15 @@ ROUNDS = 10
 
 
 @pytest.fixture(scope="module", params=read_workloads("cpu"), ids=str)
-def verified(request: pytest.FixtureRequest) -> tuple[Workload, dict[str, Call]]:
-    workload = request.param
-    return workload, verified_calls(workload, "fp32", "cpu", [torch.get_num_threads()], installed())
+def prepared(request: pytest.FixtureRequest) -> tuple[Workload, Verified]:
+    return request.param, verified(request.param, "fp32", "cpu", installed())
 
 
 @pytest.mark.parametrize("implementation", installed())
-def test_speed(benchmark, verified: tuple[Workload, dict[str, Call]], implementation: str) -> None:
-    workload, calls = verified
+def test_speed(benchmark, prepared: tuple[Workload, Verified], implementation: str) -> None:
+    workload, (calls, _, remarks) = prepared
+    if implementation not in calls:
+        pytest.skip("; ".join(remarks) or f"{implementation} does not do {workload.mode}")
     call = calls[implementation]
     benchmark.group = str(workload)
     with torch.inference_mode(workload.mode == "infer"):
