@@ -1,10 +1,11 @@
-"""The derivative of one layer.
+"""The derivative of one layer, and of one step of a cell.
 
-``Layer.apply`` is entered only when a gradient is needed: an inference call goes straight to the op and saves nothing.
+``apply`` is called only when a gradient is needed: an inference call goes straight to the op and saves nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,17 +14,29 @@ from torch import Tensor
 from gru_fused import _ops, reference
 
 
+def apply(
+    x: Tensor, hx: Tensor, batch_sizes: Tensor | None, bias: bool, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """One layer: output and h_n. Or, if hx is (B, H), one step of a cell, x (B, I): its state, and None."""
+    function = Layer if torch._C._are_functorch_transforms_active() else _EagerLayer
+    output, h_n, _ = function.apply(x, hx, batch_sizes, bias, *weights)
+    return output, h_n
+
+
 class Layer(torch.autograd.Function):
-    """The op gru_forward_train with its gradient; shapes are in csrc/ops/schema.cpp."""
+    """The ops gru_forward_train and gru_cell_train with their gradient; shapes are in csrc/ops/schema.cpp."""
 
     @staticmethod
     def forward(
         x: Tensor, hx: Tensor, batch_sizes: Tensor | None, bias: bool, *weights: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        if hx.dim() == 2:
+            h, gates = _ops.cell_train(x, hx, weights, bias)
+            return h, None, gates
         return _ops.forward_train(x, hx, weights, bias, batch_sizes)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         x, hx, batch_sizes, bias, *weights = inputs
         output, _, gates = outputs
         ctx.mark_non_differentiable(gates)
@@ -41,12 +54,27 @@ class Layer(torch.autograd.Function):
                 x, hx, batch_sizes, ctx.bias, weights, ctx.needs_input_grad, grad_output, grad_h_n
             )
         need_x, _, _, _, *need_weights = ctx.needs_input_grad
-        grads = _ops.backward(
-            grad_output, grad_h_n, x, hx, output, gates, weights, ctx.bias, batch_sizes, need_x, any(need_weights)
-        )
+        if hx.dim() == 2:
+            grads = _ops.cell_backward(grad_output, x, hx, output, gates, weights, ctx.bias, need_x, any(need_weights))
+        else:
+            grads = _ops.backward(
+                grad_output, grad_h_n, x, hx, output, gates, weights, ctx.bias, batch_sizes, need_x, any(need_weights)
+            )
         grad_hx, *grads = grads
         grad_x = grads.pop(0) if need_x else None
         return grad_x, grad_hx, None, None, *(grads or [None] * len(weights))
+
+
+class _EagerLayer(Layer):
+    """The same, for calls outside torch.func: with a context for its first argument, apply costs 10 us less."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+        outputs = Layer.forward(*inputs)
+        Layer.setup_context(ctx, inputs, outputs)
+        return outputs
+
+    setup_context = torch.autograd.Function.setup_context
 
 
 def _differentiable_grads(
@@ -63,7 +91,10 @@ def _differentiable_grads(
     # Views, so that a tensor given twice (tied directions) is two inputs with a gradient each.
     inputs = [None if y is None else y.view_as(y) for y in (x, hx, None, None, *weights)]
     x, hx, _, _, *weights = inputs
-    output, h_n = reference.gru(x, hx, weights, bias=bias, bidirectional=hx.shape[0] == 2, batch_sizes=batch_sizes)
+    if hx.dim() == 2:
+        output = h_n = reference.gru(x.unsqueeze(0), hx.unsqueeze(0), weights, bias=bias)[1].squeeze(0)
+    else:
+        output, h_n = reference.gru(x, hx, weights, bias=bias, bidirectional=hx.shape[0] == 2, batch_sizes=batch_sizes)
     pairs = [(value, grad) for value, grad in ((output, grad_output), (h_n, grad_h_n)) if grad is not None]
     wanted = [i for i, need in enumerate(needed) if need]
     values = torch.autograd.grad(

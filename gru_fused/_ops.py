@@ -19,6 +19,9 @@ except ImportError as error:
 forward = torch.ops.gru_fused.gru_forward.default
 forward_train = torch.ops.gru_fused.gru_forward_train.default
 backward = torch.ops.gru_fused.gru_backward.default
+cell = torch.ops.gru_fused.gru_cell.default
+cell_train = torch.ops.gru_fused.gru_cell_train.default
+cell_backward = torch.ops.gru_fused.gru_cell_backward.default
 
 
 def cpu_capability() -> str:
@@ -35,8 +38,23 @@ def check_device(device: torch.device) -> None:
         )
 
 
+def _check(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool) -> None:
+    """Some of what csrc/ops/layer.cpp checks, for tensors without memory."""
+    for tensor in (hx, *weights):
+        if tensor.device != x.device:
+            raise RuntimeError(f"gru_fused: expected every tensor on {x.device}, got one on {tensor.device}")
+    hidden = hx.shape[-1]
+    per_direction = 4 if bias else 2
+    for i, weight in enumerate(weights):
+        name = ("w_ih", "w_hh", "b_ih", "b_hh")[i % per_direction]
+        columns = {"w_ih": (x.shape[-1],), "w_hh": (hidden,)}.get(name, ())
+        if weight.shape != (3 * hidden, *columns):
+            raise RuntimeError(f"gru_fused: {name}: expected shape {(3 * hidden, *columns)}, got {tuple(weight.shape)}")
+
+
 @torch.library.register_fake("gru_fused::gru_forward")
 def _(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, batch_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+    _check(x, hx, weights, bias)
     directions, batch, hidden = hx.shape
     return x.new_empty(*x.shape[:-1], directions * hidden), x.new_empty(directions, batch, hidden)
 
@@ -45,6 +63,7 @@ def _(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, batch_sizes: Ten
 def _(
     x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, batch_sizes: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check(x, hx, weights, bias)
     directions, batch, hidden = hx.shape
     rows = x.shape[:-1].numel()
     return (
@@ -68,5 +87,37 @@ def _(
     need_x: bool,
     need_weights: bool,
 ) -> list[Tensor]:
+    return _fake_grads(x, hx, weights, need_x, need_weights)
+
+
+@torch.library.register_fake("gru_fused::gru_cell")
+def _(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool) -> Tensor:
+    _check(x, hx, weights, bias)
+    return x.new_empty(hx.shape)
+
+
+@torch.library.register_fake("gru_fused::gru_cell_train")
+def _(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool) -> tuple[Tensor, Tensor]:
+    _check(x, hx, weights, bias)
+    batch, hidden = hx.shape
+    return x.new_empty(batch, hidden), x.new_empty(1, batch, 4 * hidden)
+
+
+@torch.library.register_fake("gru_fused::gru_cell_backward")
+def _(
+    grad_h: Tensor,
+    x: Tensor,
+    hx: Tensor,
+    h: Tensor,
+    gates: Tensor,
+    weights: list[Tensor],
+    bias: bool,
+    need_x: bool,
+    need_weights: bool,
+) -> list[Tensor]:
+    return _fake_grads(x, hx, weights, need_x, need_weights)
+
+
+def _fake_grads(x: Tensor, hx: Tensor, weights: list[Tensor], need_x: bool, need_weights: bool) -> list[Tensor]:
     inputs = [hx, *([x] if need_x else []), *(weights if need_weights else [])]
     return [tensor.new_empty(tensor.shape) for tensor in inputs]

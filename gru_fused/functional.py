@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gru_fused import _ops
-from gru_fused._autograd import Layer
+from gru_fused import _autograd, _ops
 
 __all__ = ["gru", "gru_cell"]
 
@@ -68,6 +67,8 @@ def gru(
     directions = 2 if bidirectional else 1
     per_direction = 4 if bias else 2
     per_layer = directions * per_direction
+    if hx is not None and hx.shape[0] != num_layers * directions:
+        raise RuntimeError(f"hx: expected {num_layers * directions} states (layers x directions), got {hx.shape[0]}")
     if len(weights) != num_layers * per_layer:
         raise RuntimeError(
             f"weights: expected {num_layers * per_layer} tensors for {num_layers} layers, {directions} directions and "
@@ -80,9 +81,10 @@ def gru(
     if hx is None:
         batch = int(batch_sizes[0]) if packed else x.shape[1]
         hx = x.new_zeros(num_layers * directions, batch, weights[1].shape[1])
-    _check_same_device(input, hx, weights)
     dtype = hx.dtype
-    x, hx, weights, autocast = _autocast(x, hx, weights)
+    autocast = torch._C._is_any_autocast_enabled()
+    if autocast:
+        x, hx, weights = _autocast(x, hx, weights)
 
     finals = []
     for layer in range(num_layers):
@@ -124,22 +126,23 @@ def gru_cell(
         >>> functional.gru_cell(torch.randn(2, 3), torch.zeros(2, 4), *cell.parameters()).shape
         torch.Size([2, 4])
     """
-    input_size, hidden_size = w_ih.shape[1], w_hh.shape[1]
-    if input.shape[1] != input_size:
-        raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}")
-    if input.shape[0] != hx.shape[0]:
-        raise RuntimeError(f"Input batch size {input.shape[0]} doesn't match hidden0 batch size {hx.shape[0]}")
-    if hx.shape[1] != hidden_size:
-        raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.shape[1]}, expected {hidden_size}")
     bias = b_ih is not None or b_hh is not None
     weights = [w_ih, w_hh]
     if bias:
         weights += [w_ih.new_zeros(w_ih.shape[0]) if b is None else b for b in (b_ih, b_hh)]
-    _check_same_device(input, hx, weights)
     dtype = hx.dtype
-    input, hx, weights, autocast = _autocast(input, hx, weights)
-    _, h_n = _layer(input.unsqueeze(0), hx.unsqueeze(0), weights, bias, None)
-    h = h_n.squeeze(0)
+    autocast = torch._C._is_any_autocast_enabled()
+    if autocast:
+        input, hx, weights = _autocast(input, hx, weights)
+    try:
+        if _needs_grad(input, hx, weights):
+            h, _ = _autograd.apply(input, hx, None, bias, weights)
+        else:
+            h = _ops.cell(input, hx, weights, bias)
+    except RuntimeError:
+        _check_cell(input, hx, w_ih, w_hh)
+        _check_same_device(input, hx, weights)
+        raise
     return h.to(dtype) if autocast else h
 
 
@@ -147,10 +150,38 @@ def _layer(
     x: Tensor, hx: Tensor, weights: Sequence[Tensor], bias: bool, batch_sizes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """One layer over its directions, time first: (T, B, I) or (N, I) to (T, B, D * H) or (N, D * H), and h_n."""
-    if torch.is_grad_enabled() and (x.requires_grad or hx.requires_grad or any(w.requires_grad for w in weights)):
-        output, h_n, _ = Layer.apply(x, hx, batch_sizes, bias, *weights)
-        return output, h_n
-    return _ops.forward(x, hx, weights, bias, batch_sizes)
+    try:
+        if _needs_grad(x, hx, weights):
+            return _autograd.apply(x, hx, batch_sizes, bias, weights)
+        return _ops.forward(x, hx, weights, bias, batch_sizes)
+    except RuntimeError:
+        _check_same_device(x, hx, weights)
+        raise
+
+
+def _needs_grad(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    if x.requires_grad or hx.requires_grad:
+        return True
+    for weight in weights:  # noqa: SIM110 - any() takes longer than all that is asked
+        if weight.requires_grad:
+            return True
+    return False
+
+
+# The ops refuse whatever does not fit; these find nn.GRU's words for it, after the fact, so that a good call is not
+# looked at twice.
+
+
+def _check_cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor) -> None:
+    input_size, hidden_size = w_ih.shape[1], w_hh.shape[1]
+    if input.shape[1] != input_size:
+        raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}")
+    if input.shape[0] != hx.shape[0]:
+        raise RuntimeError(f"Input batch size {input.shape[0]} doesn't match hidden0 batch size {hx.shape[0]}")
+    if hx.shape[1] != hidden_size:
+        raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.shape[1]}, expected {hidden_size}")
 
 
 def _check_same_device(input: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> None:
@@ -169,15 +200,13 @@ def _check_same_device(input: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> 
             )
 
 
-def _autocast(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor], bool]:
-    """Everything in autocast's dtype and True where autocast is on for the device, else unchanged and False.
+def _autocast(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    """Everything in autocast's dtype, where autocast is on for the device.
 
     The caller gives its results back in the dtype of hx, as torch.nn.GRU does on the CPU.
     """
     kind = x.device.type
-    if not torch._C._is_any_autocast_enabled():
-        return x, hx, weights, False
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return x, hx, weights, False
+        return x, hx, weights
     dtype = torch.get_autocast_dtype(kind)
-    return x.to(dtype), hx.to(dtype), [weight.to(dtype) for weight in weights], True
+    return x.to(dtype), hx.to(dtype), [weight.to(dtype) for weight in weights]

@@ -60,7 +60,11 @@ class GRU(nn.RNNBase):
     @property
     def _flat_weights(self) -> list[Tensor | None]:
         """The parameters where they are now: after tying, replacing, parametrizing there is no copy to refresh."""
-        return [getattr(self, name, None) for name in self._flat_weights_names]
+        parameters = self._parameters
+        try:
+            return [parameters[name] for name in self._flat_weights_names]
+        except KeyError:  # computed (parametrized, pruned) or deleted
+            return [getattr(self, name, None) for name in self._flat_weights_names]
 
     @_flat_weights.setter
     def _flat_weights(self, value: list[Tensor | None]) -> None:
@@ -112,17 +116,21 @@ class GRU(nn.RNNBase):
         self, input: Tensor, hx: Tensor | None, batch_sizes: Tensor | None, weights: list[Tensor | None]
     ) -> None:
         """nn.RNNBase's checks and messages, called only if something is off: they would read all weights again."""
-        for name, weight in zip(self._flat_weights_names, weights, strict=True):
+        for i, weight in enumerate(weights):
             if weight is None:
-                raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+                raise AttributeError(f"'{type(self).__name__}' object has no attribute '{self._flat_weights_names[i]}'")
+        size = input.shape
         if (
             input.dtype != weights[0].dtype
-            or input.dim() != (3 if batch_sizes is None else 2)
-            or input.size(-1) != self.input_size
+            or len(size) != (3 if batch_sizes is None else 2)
+            or size[-1] != self.input_size
         ):
             self.check_input(input, batch_sizes)
         if hx is not None:
-            self.check_hidden_size(hx, self.get_expected_hidden_size(input, batch_sizes))
+            batch = batch_sizes[0].item() if batch_sizes is not None else size[0 if self.batch_first else 1]
+            states = self.num_layers * (2 if self.bidirectional else 1)
+            if hx.shape != (states, batch, self.hidden_size):
+                self.check_hidden_size(hx, self.get_expected_hidden_size(input, batch_sizes))
 
 
 class GRUCell(nn.GRUCell):
@@ -150,16 +158,25 @@ class GRUCell(nn.GRUCell):
     """
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if input.dim() == 2 and (hx is None or hx.dim() == 2):
+            return self._step(input, hx)
         if input.dim() not in (1, 2):
             raise ValueError(f"GRUCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
         if hx is not None and hx.dim() not in (1, 2):
             raise ValueError(f"GRUCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
-        batched = input.dim() == 2
-        if not batched:
-            input = input.unsqueeze(0)
+        if input.dim() == 2:
+            return self._step(input, hx)
+        return self._step(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)).squeeze(0)
+
+    def _step(self, input: Tensor, hx: Tensor | None) -> Tensor:
         if hx is None:
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
-        elif not batched:
-            hx = hx.unsqueeze(0)
-        h = functional.gru_cell(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        return h if batched else h.squeeze(0)
+        parameters = self._parameters
+        try:
+            weights = [parameters[name] for name in _CELL_WEIGHTS]
+        except KeyError:  # computed: parametrized or pruned
+            weights = [getattr(self, name) for name in _CELL_WEIGHTS]
+        return functional.gru_cell(input, hx, *weights)
+
+
+_CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -47,6 +47,40 @@ def test_backward_passes_opcheck(layer: dict[str, object], needs: tuple[bool, bo
     assert set(result.values()) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
+def test_cell_passes_opcheck(bias: bool) -> None:
+    x, hx, weights, _, _ = arguments(bias=bias)
+    x, hx = x[0], hx[0]
+    h, gates = _ops.cell_train(x, hx, weights, bias)
+    for result in (
+        opcheck(_ops.cell, (x, hx, weights, bias)),
+        opcheck(_ops.cell_train, (x, hx, weights, bias)),
+        opcheck(_ops.cell_backward, (torch.randn_like(h), x, hx, h, gates, weights, bias, True, True)),
+    ):
+        assert set(result.values()) == {"SUCCESS"}
+
+
+def test_a_cell_is_one_step_of_a_layer() -> None:
+    x, hx, weights, bias, _ = arguments()
+    output, _, gates = _ops.forward_train(x[:1], hx, weights, bias, None)
+    h, cell_gates = _ops.cell_train(x[0], hx[0], weights, bias)
+    assert torch.equal(h, output[0]) and torch.equal(cell_gates, gates)
+    assert torch.equal(_ops.cell(x[0], hx[0], weights, bias), h)
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        (lambda: (torch.randn(T, B, I), torch.randn(B, H)), r"x: expected 2 dimensions, got 3"),
+        (lambda: (torch.randn(B, I), torch.randn(1, B, H)), r"hx: expected shape \(2, 4\), got \(1, 2, 4\)"),
+    ],
+)
+def test_cell_refuses_other_dimensions(inputs: object, message: str) -> None:
+    for op in (_ops.cell, _ops.cell_train):
+        with pytest.raises(RuntimeError, match=message):
+            op(*inputs(), arguments()[2], True)
+
+
 def test_the_training_op_gives_what_the_inference_op_gives() -> None:
     inputs = arguments(directions=2)
     for got, expected in zip(_ops.forward_train(*inputs)[:2], _ops.forward(*inputs), strict=True):

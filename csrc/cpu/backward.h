@@ -19,10 +19,10 @@ namespace gru_fused {
 namespace {
 
 struct BackwardScratch {
-  int64_t padded, state_row, input_row;                          // H to full vectors; H and I to full panels
-  int64_t w_ih, w_hh, direction;                                 // packed weights
-  int64_t grad_h, grads, x_panels, h_panels, grad_x, bias_sums;  // of a piece
-  int64_t grad_w_ih, grad_w_hh;                                  // of a piece, unless it writes its result directly
+  int64_t padded, state_row, input_row;                                   // H to full vectors; H and I to full panels
+  int64_t w_ih, w_hh, direction;                                          // packed weights
+  int64_t grad_h, product, grads, x_panels, h_panels, grad_x, bias_sums;  // of a piece
+  int64_t grad_w_ih, grad_w_hh;  // of a piece, unless it writes its result directly
   int64_t piece, total;
 
   BackwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, bool direct) {
@@ -31,12 +31,12 @@ struct BackwardScratch {
     padded = round_up(hidden, lanes);
     state_row = round_up(hidden, width);
     input_row = round_up(inputs, width);
-    // Unpacked weights are read where they are, but for the panel that is not full.
-    w_ih = 3 * hidden * (plan.packed ? input_row : width);
-    w_hh = 3 * hidden * (plan.packed ? state_row : width);
+    w_ih = plan.packed ? 3 * hidden * input_row : 0;
+    w_hh = plan.packed ? 3 * hidden * state_row : 0;
     direction = round_up(w_ih, line) + round_up(w_hh, line);
     const int64_t chunk = plan.chunk_rows();
     grad_h = round_up(plan.tile_rows * state_row, line);
+    product = plan.packed ? 0 : grad_h;
     grads = round_up(chunk * 4 * padded, line);
     x_panels = chunk * input_row;
     h_panels = chunk * state_row;
@@ -44,7 +44,7 @@ struct BackwardScratch {
     bias_sums = 3 * 4 * padded;
     grad_w_ih = direct ? 0 : round_up(3 * hidden * inputs, line);
     grad_w_hh = direct ? 0 : round_up(3 * hidden * hidden, line);
-    piece = round_up(grad_h + grads + x_panels + h_panels + grad_x + bias_sums + grad_w_ih + grad_w_hh, line);
+    piece = round_up(grad_h + product + grads + x_panels + h_panels + grad_x + bias_sums + grad_w_ih + grad_w_hh, line);
     total = shape.directions * direction + plan.pieces(shape) * piece;
   }
 };
@@ -63,7 +63,7 @@ struct Backward {
   static bool direct(const cpu::Plan& plan) { return std::is_same_v<S, T> && plan.shares == 1; }
 
   struct Piece {
-    T *grad_h, *grads, *x_panels, *h_panels, *grad_x, *bias_sums, *grad_w_ih, *grad_w_hh;
+    T *grad_h, *product, *grads, *x_panels, *h_panels, *grad_x, *bias_sums, *grad_w_ih, *grad_w_hh;
   };
 
   Blocks<T> grad_h_of(const Piece& piece) const { return {piece.grad_h, plan.tile_rows}; }
@@ -83,8 +83,9 @@ struct Backward {
     const BackwardDirection& io = params.direction[i / plan.shares];
     T* at = scratch + params.shape.directions * layout.direction + i * layout.piece;
     const auto next = [&](int64_t size) { return std::exchange(at, at + size); };
-    Piece piece{next(layout.grad_h), next(layout.grads),     next(layout.x_panels),  next(layout.h_panels),
-                next(layout.grad_x), next(layout.bias_sums), next(layout.grad_w_ih), next(layout.grad_w_hh)};
+    Piece piece{next(layout.grad_h),    next(layout.product),   next(layout.grads),
+                next(layout.x_panels),  next(layout.h_panels),  next(layout.grad_x),
+                next(layout.bias_sums), next(layout.grad_w_ih), next(layout.grad_w_hh)};
     if (direct(plan)) {
       piece.grad_w_ih = static_cast<T*>(io.grad_w_ih);
       piece.grad_w_hh = static_cast<T*>(io.grad_w_hh);
@@ -100,29 +101,15 @@ struct Backward {
     const int64_t panels = state_panels() + input_panels();
     const int direction = int(i / panels);
     const BackwardDirection& io = params.direction[direction];
-    const int64_t p = i % panels, hidden = params.shape.hidden, inputs = params.shape.inputs;
-    if (p < state_panels())
-      pack_panel(io.w_hh, hidden, p, state_panels(), w_hh_of(direction));
-    else if (io.grad_x.data)
-      pack_panel(io.w_ih, inputs, p - state_panels(), input_panels(), w_ih_of(direction));
-  }
-
-  void pack_panel(const Rows<const void>& w, int64_t columns, int64_t p, int64_t panels, T* to) const {
-    const int64_t rows = 3 * params.shape.hidden;
-    if (plan.packed)
-      pack_columns(static_cast<const S*>(w.data), w.row, rows, columns, p, to + p * rows * kWidth<T>);
-    else if (p == panels - 1 && columns % kWidth<T>)
-      pack_columns(static_cast<const S*>(w.data), w.row, rows, columns, p, to);
-  }
-
-  // Calls product(panels) for the panels of a weight.
-  template <class Product>
-  void with_panels(const Rows<const void>& w, int64_t columns, const T* packed, const Product& product) const {
-    const int64_t rows = 3 * params.shape.hidden, panels = (columns + kWidth<T> - 1) / kWidth<T>;
-    if (plan.packed) return product(WeightPanels<T>{packed, rows * kWidth<T>, kWidth<T>, 0, panels});
-    const int64_t full = columns / kWidth<T>;
-    product(WeightPanels<T>{static_cast<const T*>(w.data), kWidth<T>, w.row, 0, full});
-    if (full < panels) product(WeightPanels<T>{packed, 0, kWidth<T>, full, 1});
+    const int64_t p = i % panels, rows = 3 * params.shape.hidden, size = rows * kWidth<T>;
+    if (p < state_panels()) {
+      pack_columns(static_cast<const S*>(io.w_hh.data), io.w_hh.row, rows, params.shape.hidden, p,
+                   w_hh_of(direction) + p * size);
+    } else if (io.grad_x.data) {
+      const int64_t q = p - state_panels();
+      pack_columns(static_cast<const S*>(io.w_ih.data), io.w_ih.row, rows, params.shape.inputs, q,
+                   w_ih_of(direction) + q * size);
+    }
   }
 
   void piece(int64_t i) const {
@@ -159,11 +146,19 @@ struct Backward {
           gate_grads(piece, direction, s, first + row, row, done + row, biases);
           if (io.grad_b_ih) biases.end_row();
         }
-        with_panels(io.w_hh, hidden, w_hh_of(direction), [&](const WeightPanels<T>& panels) {
-          for_blocks(rows, panels.count,
-                     GateProduct<T>{
-                         panels, hidden, layout.padded, grads_from(piece, done, 0), {2, 0, 1}, grad_h_of(piece), true});
-        });
+        const GateBlocks<T> blocks{grads_from(piece, done, 0), hidden, layout.padded, {2, 0, 1}};
+        if (plan.packed) {
+          for_blocks(rows, state_panels(), GateProduct<T>{blocks, w_hh_of(direction), grad_h_of(piece), true});
+        } else {
+          // Added last, as in the epilogue of the other way: a sum that began with z * dh would be rounded at its size.
+          const Blocks<T> product{piece.product, plan.tile_rows};
+          multiply_unpacked<S, T>(blocks, rows, io.w_hh, hidden, product);
+          for (int64_t row = 0; row < rows; ++row)
+            for (int64_t unit = 0; unit < hidden; unit += lanes) {
+              T* const to = grad_h_of(piece).at(row, unit);
+              store(to, load(to) + load(product.at(row, unit)));
+            }
+        }
         done += rows;
       }
       if (done == 0) continue;
@@ -222,11 +217,11 @@ struct Backward {
               int64_t done) const {
     const Shape& shape = params.shape;
     const BackwardDirection& io = params.direction[direction];
-    with_panels(io.w_ih, shape.inputs, w_ih_of(direction), [&](const WeightPanels<T>& panels) {
-      for_blocks(done, panels.count,
-                 GateProduct<T>{
-                     panels, shape.hidden, layout.padded, grads_from(piece, 0, 1), {0, 1, 2}, grad_x_of(piece), false});
-    });
+    const GateBlocks<T> blocks{grads_from(piece, 0, 1), shape.hidden, layout.padded, {0, 1, 2}};
+    if (plan.packed)
+      for_blocks(done, input_panels(), GateProduct<T>{blocks, w_ih_of(direction), grad_x_of(piece), false});
+    else
+      multiply_unpacked<S, T>(blocks, done, io.w_ih, shape.inputs, grad_x_of(piece));
     int64_t from = 0;
     for (int64_t s = end - 1; s >= begin; --s) {
       const int64_t t = shape.time_of(s, direction), rows = shape.rows_between(t, first, last);
@@ -241,6 +236,12 @@ struct Backward {
   void grad_weight(const Piece& piece, const T* panels, int64_t rows, T* to, int64_t columns,
                    const int64_t (&blocks)[3], bool add) const {
     const int64_t hidden = params.shape.hidden;
+    if (rows < kRows && !add) {
+      for (int64_t gate = 0; gate < 3; ++gate)
+        write_outer_products(grads_from(piece, 0, blocks[gate]), rows, hidden, panels, to + gate * hidden * columns,
+                             columns);
+      return;
+    }
     for (int64_t column = 0; column < columns; column += kWidth<T>)
       for (int64_t gate = 0; gate < 3; ++gate)
         for (int64_t unit = 0; unit < hidden; unit += lanes)
@@ -300,20 +301,13 @@ struct Backward {
 };
 
 template <class S>
-cpu::Plan backward_plan(const Shape& shape, int64_t threads) {
-  cpu::Plan plan = cpu::plan_of(shape, threads);
-  if (!std::is_same_v<S, Accumulate<S>>) plan.packed = true;  // the products take no 16-bit operands
-  return plan;
-}
-
-template <class S>
 BackwardScratch backward_layout(const Shape& shape, const cpu::Plan& plan) {
   return BackwardScratch(shape, plan, Simd<Accumulate<S>>::lanes, Backward<S>::direct(plan));
 }
 
 template <class S>
 void run_backward(const BackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
-  const cpu::Plan plan = backward_plan<S>(params.shape, parallel.threads);
+  const cpu::Plan plan = cpu::plan_of(params.shape, parallel.threads);
   const Backward<S> backward{params, plan, backward_layout<S>(params.shape, plan),
                              static_cast<Accumulate<S>*>(scratch)};
   if (params.shape.batch == 0) return backward.clear_grads();
@@ -321,7 +315,8 @@ void run_backward(const BackwardParams& params, void* scratch, const cpu::Parall
   const auto piece = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->piece(i); };
   const auto sum = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->sum_pieces(i); };
   const int64_t directions = params.shape.directions;
-  run_all(plan.parallel, parallel, directions * (backward.state_panels() + backward.input_panels()), pack, &backward);
+  if (plan.packed)
+    run_all(plan.parallel, parallel, directions * (backward.state_panels() + backward.input_panels()), pack, &backward);
   run_all(plan.parallel, parallel, plan.pieces(params.shape), piece, &backward);
   run_all(plan.parallel, parallel, directions * 3 * params.shape.hidden, sum, &backward);
 }

@@ -43,15 +43,13 @@ struct Projection {
         for (int g = 0; g < 3; ++g) store(at(row + m, panel + p) + g * lanes, acc[p][m][g]);
   }
 
-  inline void run_unpacked(int64_t rows) const {
-    const S* const w = static_cast<const S*>(io.w_ih.data);
+  void run_unpacked(int64_t rows) const {
+    multiply_unpacked<S, T>(x, rows, io.w_ih, hidden, inputs, gi, x.capacity);
     for (int64_t panel = 0; panel < panels; ++panel)
-      for (int64_t g = 0; g < 3; ++g)
-        for (int64_t row = 0; row < rows; ++row) {
-          const int64_t unit = panel * lanes;
-          const Vec<T> sum = dot_rows(x.from(row), w + (g * hidden + unit) * io.w_ih.row, io.w_ih.row,
-                                      valid_lanes<T>(unit, hidden), inputs);
-          store(at(row, panel) + g * lanes, sum + load(biases + (panel * 4 + g) * lanes));
+      for (int64_t row = 0; row < rows; ++row)
+        for (int g = 0; g < 3; ++g) {
+          T* const sum = at(row, panel) + g * lanes;
+          store(sum, load(sum) + load(biases + (panel * 4 + g) * lanes));
         }
   }
 
@@ -96,16 +94,13 @@ struct ForwardStep {
       for (int g = 0; g < 4; ++g) __builtin_prefetch(gates + row * io.gates.row + g * hidden + panel * lanes, 1);
   }
 
-  inline void run_unpacked(int64_t rows) const {
-    const S* const w = static_cast<const S*>(io.w_hh.data);
+  // gh: room for [panels][capacity of state][3][lanes]
+  void run_unpacked(int64_t rows, T* gh) const {
+    multiply_unpacked<S, T>(state, rows, io.w_hh, hidden, hidden, gh, state.capacity);
     for (int64_t panel = 0; panel < panels; ++panel)
       for (int64_t row = 0; row < rows; ++row) {
-        const int64_t unit = panel * lanes;
-        Vec<T> gh[3];
-        for (int64_t g = 0; g < 3; ++g)
-          gh[g] = dot_rows(state.from(row), w + (g * hidden + unit) * io.w_hh.row, io.w_hh.row,
-                           valid_lanes<T>(unit, hidden), hidden);
-        epilogue(row, panel, gh);
+        const T* const product = gh + (panel * state.capacity + row) * kWidth<T>;
+        epilogue(row, panel, {load(product), load(product + lanes), load(product + 2 * lanes)});
       }
   }
 
@@ -130,7 +125,7 @@ struct ForwardStep {
 
 // Where the parts of the scratch memory begin, in elements of the accumulating type.
 struct ForwardScratch {
-  int64_t padded, panels, w_ih, w_hh, biases, direction, inputs, gi, piece, total;
+  int64_t padded, panels, w_ih, w_hh, biases, direction, inputs, gi, gh, piece, total;
 
   ForwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes) {
     constexpr int64_t line = 64 / sizeof(float);  // keeps every part on its own cache lines
@@ -142,7 +137,8 @@ struct ForwardScratch {
     direction = w_ih + w_hh + biases;
     inputs = round_up(plan.chunk_rows() * round_up(shape.inputs, lanes), line);
     gi = round_up(plan.chunk_rows() * 3 * padded, line);
-    piece = inputs + gi + round_up(2 * plan.tile_rows * padded, line);
+    gh = plan.packed ? 0 : round_up(plan.tile_rows * 3 * padded, line);
+    piece = inputs + gi + gh + round_up(2 * plan.tile_rows * padded, line);
     total = shape.directions * direction + plan.pieces(shape) * piece;
   }
 };
@@ -201,7 +197,8 @@ struct Forward {
     T* const scratch = piece_of(i);
     const Blocks<T> inputs{scratch, plan.chunk_rows()};
     T* const gi = scratch + layout.inputs;
-    Blocks<T> state{gi + layout.gi, plan.tile_rows}, next{state.data + plan.tile_rows * padded, plan.tile_rows};
+    T* const gh = gi + layout.gi;
+    Blocks<T> state{gh + layout.gh, plan.tile_rows}, next{state.data + plan.tile_rows * padded, plan.tile_rows};
     const S* hx = static_cast<const S*>(io.hx.data);
     for (int64_t row = first; row < last; ++row)
       for (int64_t unit = 0; unit < padded; unit += lanes)
@@ -237,7 +234,7 @@ struct Forward {
           if (plan.packed)
             for_blocks(rows, layout.panels, step);
           else
-            step.run_unpacked(rows);
+            step.run_unpacked(rows, gh);
         }
         done += rows;
         std::swap(state, next);

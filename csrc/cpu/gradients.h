@@ -6,23 +6,21 @@
 namespace gru_fused {
 namespace {
 
-// Columns of a weight [3H, columns] as panels: copied, or, if `panel` is kWidth, where the weight lies.
+// Three blocks of gate gradients, each H wide, and the rows of a weight [3H, columns] that belong to them.
 template <class T>
-struct WeightPanels {
-  const T* data;
-  int64_t panel, step;   // distance of two panels, and of two rows within one
-  int64_t first, count;  // the panels there are
+struct GateBlocks {
+  Blocks<const T> grads;  // begins with the first of the three; the next is `padded` on
+  int64_t hidden, padded;
+  int64_t gate[3];  // the gate (r, z, n: 0, 1, 2) of each block
 };
 
-// to (+)= three blocks of gate gradients, each H wide, times the weight's rows that belong to them.
+// to (+)= their product with a weight in panels.
 template <class T>
 struct GateProduct {
   static constexpr int lanes = Simd<T>::lanes;
 
-  WeightPanels<T> weights;
-  int64_t hidden, padded;
-  Blocks<const T> grads;    // begins with the first of the three
-  int64_t weight_block[3];  // the gate (r, z, n: 0, 1, 2) of each block
+  GateBlocks<T> blocks;
+  const T* weights;  // [panels][3H][kWidth]
   Blocks<T> to;
   bool add;
 
@@ -32,17 +30,44 @@ struct GateProduct {
     for (int b = 0; b < 3; ++b) {
       const T* of_panel[P];
       for (int p = 0; p < P; ++p)
-        of_panel[p] = weights.data + (panel + p) * weights.panel + weight_block[b] * hidden * weights.step;
-      multiply<T, M, P>(acc, RowsOf<T>{grads.from(row, b * padded)}, of_panel, weights.step, hidden);
+        of_panel[p] = weights + (3 * (panel + p) + blocks.gate[b]) * blocks.hidden * kWidth<T>;
+      multiply<T, M, P>(acc, RowsOf<T>{blocks.grads.from(row, b * blocks.padded)}, of_panel, kWidth<T>, blocks.hidden);
     }
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m)
         for (int g = 0; g < 3; ++g) {
-          T* const at = to.at(row + m, (weights.first + panel + p) * kWidth<T> + g * lanes);
+          T* const at = to.at(row + m, (panel + p) * kWidth<T> + g * lanes);
           store(at, add ? load(at) + acc[p][m][g] : acc[p][m][g]);
         }
   }
 };
+
+// to = the same product for a few rows with a weight where it lies, read once and in order.
+template <class S, class T>
+void multiply_unpacked(const GateBlocks<T>& blocks, int64_t rows, const Rows<const void>& weight, int64_t columns,
+                       const Blocks<T>& to) {
+  constexpr int lanes = Simd<T>::lanes, together = lanes < 8 ? lanes : 8;  // within a block
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t column = 0; column < columns; column += lanes) store(to.at(row, column), Vec<T>{});
+  for (int b = 0; b < 3; ++b)
+    for (int64_t k = 0; k < blocks.hidden; k += together) {
+      const int count = int(blocks.hidden - k < together ? blocks.hidden - k : together);
+      const S* w = static_cast<const S*>(weight.data) + (blocks.gate[b] * blocks.hidden + k) * weight.row;
+      for (int64_t column = 0; column < columns; column += lanes) {
+        const int valid = valid_lanes<T>(column, columns);
+        Vec<T> terms[together];
+#pragma GCC unroll 8
+        for (int i = 0; i < together; ++i) terms[i] = load(w + (i < count ? i : 0) * weight.row + column, valid);
+        for (int64_t row = 0; row < rows; ++row) {
+          const T* const grads = blocks.grads.at(row, b * blocks.padded + k);  // zeros past H
+          Vec<T> sum = terms[0] * grads[0];
+#pragma GCC unroll 8
+          for (int i = 1; i < together; ++i) sum += terms[i] * (i < count ? grads[i] : T(0));
+          store(to.at(row, column), load(to.at(row, column)) + sum);
+        }
+      }
+    }
+}
 
 // to (+)= one block of gate gradients, turned, times the rows that the gates were made from, which lie in panels.
 template <class T>
@@ -74,6 +99,20 @@ struct WeightGradient {
       }
   }
 };
+
+// The same for so few rows that writing the result is all that counts: row by row, in order.
+template <class T>
+void write_outer_products(const Blocks<const T>& grads, int64_t rows, int64_t hidden, const T* panels, T* to,
+                          int64_t columns) {
+  constexpr int lanes = Simd<T>::lanes;
+  for (int64_t unit = 0; unit < hidden; ++unit)
+    for (int64_t column = 0; column < columns; column += lanes) {
+      const T* const panel = panels + column / kWidth<T> * grads.capacity * kWidth<T> + column % kWidth<T>;
+      Vec<T> sum = {};
+      for (int64_t k = 0; k < rows; ++k) sum += *grads.at(k, unit) * load(panel + k * kWidth<T>);
+      store(to + unit * columns + column, sum, valid_lanes<T>(column, columns));
+    }
+}
 
 // The sum over all rows of their gate gradients: in blocks of kBlock rows, whose sums are added with the rounding
 // error of each addition carried to the next (Kahan 1965). torch's own sum, which nn.GRU's bias gradients come from,

@@ -33,7 +33,7 @@ size_t forward_scratch(const Shape& shape, int64_t threads) {
 size_t backward_scratch(const Shape& shape, int64_t threads) {
   return with_storage(shape.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return size_t(backward_layout<S>(shape, backward_plan<S>(shape, threads)).total) * sizeof(Accumulate<S>);
+    return size_t(backward_layout<S>(shape, cpu::plan_of(shape, threads)).total) * sizeof(Accumulate<S>);
   });
 }
 

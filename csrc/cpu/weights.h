@@ -60,26 +60,81 @@ inline __attribute__((always_inline)) Vec<T> sum_each(Vec<T> (&v)[Simd<T>::lanes
     return v[0];
 }
 
-// A row of Blocks times `lanes` rows of a weight where it lies, one dot product each: for calls too short to pay for
-// packing. Lanes past the `valid` first ones have no meaning.
-template <class S, class T>
+// Bytes of weights beyond which they are likely not in the second-level cache, and how far ahead they are asked for.
+constexpr int64_t kFarWeights = 640 * 1024, kFarAhead = 2048;
+
+// x W^T for M rows of Blocks and lanes / M rows of a weight where it lies, one dot product each: lane m * (lanes / M) +
+// v is row m times weight row v. For calls too short to pay for packing. Weight rows past the `valid` first ones count
+// as the first.
+template <int M, bool far, class S, class T>
 inline Vec<T> dot_rows(const Blocks<const T>& x, const S* w, int64_t w_row, int valid, int64_t depth) {
-  constexpr int lanes = Simd<T>::lanes;
-  const S* rows[lanes];
-  for (int v = 0; v < lanes; ++v) rows[v] = w + (v < valid ? v : 0) * w_row;
-  Vec<T> acc[lanes] = {};
-  int64_t k = 0;
-  for (; k + lanes <= depth; k += lanes) {
-    const Vec<T> terms = load(x.at(0, k));
+  constexpr int lanes = Simd<T>::lanes, outputs = lanes / M;
+  // Along the row of a weight, so that memory is read in order; several sums hide the latency of a multiply-add.
+  constexpr int together = M == 1 ? 1 : outputs, parts = M == 1 ? 4 : 1;
+  Vec<T> sums[lanes];
+  for (int first = 0; first < outputs; first += together) {
+    Vec<T> acc[parts][M][together] = {};
+    const S* rows[together];
+    for (int v = 0; v < together; ++v) rows[v] = w + (first + v < valid ? first + v : 0) * w_row;
+    int64_t k = 0;
+    for (; k + parts * lanes <= depth; k += parts * lanes)
+#pragma GCC unroll 4
+      for (int part = 0; part < parts; ++part) {
+        const int64_t at = k + part * lanes;
+        Vec<T> terms[M];
+        for (int m = 0; m < M; ++m) terms[m] = load(x.at(m, at));
 #pragma GCC unroll 16
-    for (int v = 0; v < lanes; ++v) acc[v] += terms * load(rows[v] + k);
+        for (int v = 0; v < together; ++v) {
+          const Vec<T> weights = load(rows[v] + at);
+          if constexpr (far) __builtin_prefetch(rows[v] + at + kFarAhead / sizeof(S));
+#pragma GCC unroll 4
+          for (int m = 0; m < M; ++m) acc[part][m][v] += terms[m] * weights;
+        }
+      }
+    for (; k < depth; k += lanes) {
+      const int count = valid_lanes<T>(k, depth);
+      for (int v = 0; v < together; ++v) {
+        const Vec<T> weights = load(rows[v] + k, count);
+        for (int m = 0; m < M; ++m) acc[0][m][v] += load(x.at(m, k), count) * weights;
+      }
+    }
+    for (int m = 0; m < M; ++m)
+      for (int v = 0; v < together; ++v) {
+        Vec<T> sum = acc[0][m][v];
+        if constexpr (parts == 4) sum = (sum + acc[1][m][v]) + (acc[2][m][v] + acc[3][m][v]);
+        sums[m * outputs + first + v] = sum;
+      }
   }
-  if (k < depth) {
-    const int count = int(depth - k);
-    const Vec<T> terms = load(x.at(0, k), count);
-    for (int v = 0; v < lanes; ++v) acc[v] += terms * load(rows[v] + k, count);
-  }
-  return sum_each<T>(acc);
+  return sum_each<T>(sums);
+}
+
+// to[panel][row][gate] = x W^T for `rows` rows of x, from a weight [3H, depth] where it lies.
+template <class S, class T>
+void multiply_unpacked(const Blocks<const T>& x, int64_t rows, const Rows<const void>& weight, int64_t hidden,
+                       int64_t depth, T* to, int64_t to_rows) {
+  constexpr int lanes = Simd<T>::lanes, several = lanes >= 8 ? lanes / 4 : 1;
+  const S* const w = static_cast<const S*>(weight.data);
+  const bool far = 3 * hidden * depth * int64_t(sizeof(S)) > kFarWeights;
+  for (int64_t unit = 0; unit < hidden; unit += lanes)
+    for (int64_t gate = 0; gate < 3; ++gate) {
+      const S* const first = w + (gate * hidden + unit) * weight.row;
+      T* const out = to + unit / lanes * to_rows * kWidth<T> + gate * lanes;
+      int64_t row = 0;
+      for (; several > 1 && row + several <= rows; row += several)
+        for (int part = 0; part < several; ++part) {
+          constexpr int outputs = lanes / several;
+          const int valid = valid_lanes<T>(unit + part * outputs, hidden);
+          T sums[lanes];
+          store(sums, dot_rows<several, false>(x.from(row), first + (valid ? part * outputs * weight.row : 0),
+                                               weight.row, valid, depth));
+          for (int m = 0; m < several; ++m)
+            for (int v = 0; v < outputs; ++v) out[(row + m) * kWidth<T> + part * outputs + v] = sums[m * outputs + v];
+        }
+      const int valid = valid_lanes<T>(unit, hidden);
+      for (; row < rows; ++row)
+        store(out + row * kWidth<T>, far ? dot_rows<1, true>(x.from(row), first, weight.row, valid, depth)
+                                         : dot_rows<1, false>(x.from(row), first, weight.row, valid, depth));
+    }
 }
 
 }  // namespace

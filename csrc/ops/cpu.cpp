@@ -40,6 +40,7 @@ class Scratch {
     kept_ = Block();  // gives the old one back first
     const size_t alignment = bytes < kLargePage ? 64 : kLargePage;
     kept_.bytes = (bytes + alignment - 1) / alignment * alignment;
+    learn();
     kept_.data.reset(std::aligned_alloc(alignment, kept_.bytes));
     if (!kept_.data) {
       kept_ = Block();
@@ -57,7 +58,7 @@ class Scratch {
   void* data() const { return kept_.data.get(); }
 
  private:
-  static constexpr size_t kLargePage = size_t(2) << 20, kKept = size_t(64) << 20;
+  static constexpr size_t kLargePage = size_t(2) << 20, kKept = size_t(64) << 20, kLearned = size_t(16) << 20;
   struct Free {
     void operator()(void* data) const { std::free(data); }
   };
@@ -65,6 +66,16 @@ class Scratch {
     std::unique_ptr<void, Free> data;
     size_t bytes = 0;
   };
+  // glibc gives large blocks pages of their own, which go back to the system with every free and come new, one fault
+  // each, with every call, until it has seen a block of such a size freed. Gradients of weights are such blocks.
+  static void learn() {
+    static const bool learned = [] {
+      void* volatile block = std::malloc(kLearned);  // volatile: or the compiler leaves the pair out
+      std::free(block);
+      return true;
+    }();
+    (void)learned;
+  }
   static Block& block() {
     static thread_local Block mine;
     return mine;
@@ -80,30 +91,59 @@ void launch(const Call& call, const ScratchBytes& scratch_bytes, const Run& run)
   run(call.params, scratch.data(), parallel);
 }
 
+ForwardCall run_forward(const Tensor& x, const Tensor& hx, const std::vector<Tensor>& weights, bool bias,
+                        const OptionalTensor& batch_sizes, bool cell, bool save) {
+  ForwardCall call(x, hx, Weights(weights, bias), batch_sizes, cell, save);
+  launch(call, kernels().forward_scratch, kernels().forward);
+  return call;
+}
+
+std::vector<Tensor> run_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x,
+                                 const Tensor& hx, const Tensor& output, const Tensor& gates,
+                                 const std::vector<Tensor>& weights, bool bias, const OptionalTensor& batch_sizes,
+                                 bool cell, bool need_x, bool need_weights) {
+  BackwardCall call(grad_output, grad_h_n, x, hx, output, gates, Weights(weights, bias), batch_sizes, cell, need_x,
+                    need_weights);
+  launch(call, kernels().backward_scratch, kernels().backward);
+  std::vector<Tensor> grads;
+  grads.reserve(2 + call.grad_weights.size());
+  grads.push_back(std::move(call.grad_hx));
+  if (need_x) grads.push_back(call.layer.sum_directions(*call.grad_x));
+  for (Tensor& grad : call.grad_weights) grads.push_back(std::move(grad));
+  return grads;
+}
+
 std::tuple<Tensor, Tensor> gru_forward(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias,
                                        OptionalTensor batch_sizes) {
-  const ForwardCall call(x, hx, Weights(weights, bias), batch_sizes, false);
-  launch(call, kernels().forward_scratch, kernels().forward);
+  const ForwardCall call = run_forward(x, hx, weights, bias, batch_sizes, false, false);
   return {call.output, call.h_n};
 }
 
 std::tuple<Tensor, Tensor, Tensor> gru_forward_train(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias,
                                                      OptionalTensor batch_sizes) {
-  const ForwardCall call(x, hx, Weights(weights, bias), batch_sizes, true);
-  launch(call, kernels().forward_scratch, kernels().forward);
+  const ForwardCall call = run_forward(x, hx, weights, bias, batch_sizes, false, true);
   return {call.output, call.h_n, *call.gates};
 }
 
 std::vector<Tensor> gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor x, Tensor hx,
                                  Tensor output, Tensor gates, std::vector<Tensor> weights, bool bias,
                                  OptionalTensor batch_sizes, bool need_x, bool need_weights) {
-  const BackwardCall call(grad_output, grad_h_n, x, hx, output, gates, Weights(weights, bias), batch_sizes, need_x,
-                          need_weights);
-  launch(call, kernels().backward_scratch, kernels().backward);
-  std::vector<Tensor> grads{call.grad_hx};
-  if (need_x) grads.push_back(call.layer.sum_directions(*call.grad_x));
-  grads.insert(grads.end(), call.grad_weights.begin(), call.grad_weights.end());
-  return grads;
+  return run_backward(grad_output, grad_h_n, x, hx, output, gates, weights, bias, batch_sizes, false, need_x,
+                      need_weights);
+}
+
+Tensor gru_cell(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias) {
+  return run_forward(x, hx, weights, bias, std::nullopt, true, false).h_n;
+}
+
+std::tuple<Tensor, Tensor> gru_cell_train(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias) {
+  const ForwardCall call = run_forward(x, hx, weights, bias, std::nullopt, true, true);
+  return {call.h_n, *call.gates};
+}
+
+std::vector<Tensor> gru_cell_backward(Tensor grad_h, Tensor x, Tensor hx, Tensor h, Tensor gates,
+                                      std::vector<Tensor> weights, bool bias, bool need_x, bool need_weights) {
+  return run_backward(grad_h, std::nullopt, x, hx, h, gates, weights, bias, std::nullopt, true, need_x, need_weights);
 }
 
 std::string cpu_capability() { return kernels().name; }
@@ -115,6 +155,9 @@ STABLE_TORCH_LIBRARY_IMPL(gru_fused, CPU, m) {
   m.impl("gru_forward", TORCH_BOX(&gru_fused::ops::gru_forward));
   m.impl("gru_forward_train", TORCH_BOX(&gru_fused::ops::gru_forward_train));
   m.impl("gru_backward", TORCH_BOX(&gru_fused::ops::gru_backward));
+  m.impl("gru_cell", TORCH_BOX(&gru_fused::ops::gru_cell));
+  m.impl("gru_cell_train", TORCH_BOX(&gru_fused::ops::gru_cell_train));
+  m.impl("gru_cell_backward", TORCH_BOX(&gru_fused::ops::gru_cell_backward));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(gru_fused, CompositeExplicitAutograd, m) {

@@ -25,21 +25,23 @@ void Weights::check_all(const Tensor& like, int64_t inputs, int64_t hidden) cons
   for (const Tensor& tensor : tensors_) check_like("weights", tensor, like);
 }
 
-Layer::Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes)
-    : batch_sizes_(batch_sizes) {
+Layer::Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool cell)
+    : cell_(cell), batch_sizes_(batch_sizes) {
   const bool packed = batch_sizes_.has_value();
-  check(x.dim() == (packed ? 2 : 3), "x: expected ", packed ? 2 : 3, " dimensions, got ", x.dim());
+  const int64_t dim = packed || cell_ ? 2 : 3;
+  check(x.dim() == dim, "x: expected ", dim, " dimensions, got ", x.dim());
   shape_.dtype = dtype_of("x", x);
   shape_.directions = weights.directions();
-  shape_.batch = packed ? size_or_zero(hx, 1) : x.size(1);
+  shape_.batch = cell_ ? x.size(0) : packed ? size_or_zero(hx, 1) : x.size(1);
   shape_.hidden = size_or_zero(weights.w_hh(0), 1);
-  inputs_ = shape_.inputs = x.size(x.dim() - 1);
+  inputs_ = shape_.inputs = x.size(dim - 1);
+  check(!cell_ || shape_.directions == 1, "weights: expected those of one direction for a cell");
   check_like("hx", hx, x);
-  check_shape("hx", hx, {shape_.directions, shape_.batch, shape_.hidden});
+  check_states("hx", hx);
   weights.check_all(x, inputs_, shape_.hidden);
 
   if (!packed) {
-    shape_.steps = x.size(0);
+    shape_.steps = cell_ ? 1 : x.size(0);
     rows_ = shape_.steps * shape_.batch;
     return;
   }
@@ -63,47 +65,58 @@ Layer::Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const Op
   shape_.offsets = offsets_.data();
 }
 
-std::vector<int64_t> Layer::step_sizes(int64_t n) const {
-  return batch_sizes_ ? std::vector<int64_t>{rows_, n} : std::vector<int64_t>{shape_.steps, shape_.batch, n};
-}
-
 void Layer::check_steps(const char* name, const Tensor& tensor, int64_t n) const {
-  if (batch_sizes_)
+  if (batch_sizes_ || cell_)
     check_shape(name, tensor, {rows_, n});
   else
     check_shape(name, tensor, {shape_.steps, shape_.batch, n});
 }
 
-Tensor Layer::new_rows(const Tensor& like, int64_t n) const {
-  return torch::stable::new_empty(like, {shape_.directions, rows_, n});
+void Layer::check_states(const char* name, const Tensor& tensor) const {
+  if (cell_)
+    check_shape(name, tensor, {shape_.batch, shape_.hidden});
+  else
+    check_shape(name, tensor, {shape_.directions, shape_.batch, shape_.hidden});
 }
+
+Tensor Layer::new_steps(const Tensor& like, int64_t n) const {
+  if (batch_sizes_ || cell_) return new_tensor(like, {rows_, n});
+  return new_tensor(like, {shape_.steps, shape_.batch, n});
+}
+
+Tensor Layer::new_states(const Tensor& like) const {
+  if (cell_) return new_tensor(like, {shape_.batch, shape_.hidden});
+  return new_tensor(like, {shape_.directions, shape_.batch, shape_.hidden});
+}
+
+Tensor Layer::new_rows(const Tensor& like, int64_t n) const { return new_tensor(like, {shape_.directions, rows_, n}); }
 
 Tensor Layer::sum_directions(const Tensor& array) const {
   const Tensor sum = shape_.directions == 1 ? array : sum_first_axis(array);
   const int64_t n = array.size(2);
-  if (batch_sizes_) return strided(sum, 0, {rows_, n}, {n, 1});
+  if (batch_sizes_ || cell_) return strided(sum, 0, {rows_, n}, {n, 1});
   return strided(sum, 0, {shape_.steps, shape_.batch, n}, {shape_.batch * n, n, 1});
 }
 
 ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes,
-                         bool save)
-    : layer(x, hx, weights, batch_sizes),
-      output(torch::stable::new_empty(x, layer.step_sizes(layer.shape().directions * layer.shape().hidden))),
-      h_n(torch::stable::new_empty(x, {layer.shape().directions, layer.shape().batch, layer.shape().hidden})) {
+                         bool cell, bool save)
+    : layer(x, hx, weights, batch_sizes, cell),
+      h_n(layer.new_states(x)),
+      output(cell ? h_n : layer.new_steps(x, layer.shape().directions * layer.shape().hidden)) {
   const int64_t H = layer.shape().hidden, element = layer.element_size();
-  const auto hold = [&](const Tensor& tensor) { return held.emplace_back(with_dense_rows(tensor)); };
-  const Tensor inputs = hold(x), states = hold(hx);
+  const auto dense = [&](const Tensor& tensor) -> const Tensor& { return with_dense_rows(tensor, copies); };
+  const Tensor &inputs = dense(x), &states = dense(hx);
   if (save) gates = layer.new_rows(x, 4 * H);
   params.shape = layer.shape();
   for (int d = 0; d < weights.directions(); ++d) {
     ForwardDirection& to = params.direction[d];
     to.x = step_rows<const void>(inputs, 0, element);
     to.hx = state_rows<const void>(states, d, element);
-    to.w_ih = matrix_rows(hold(weights.w_ih(d)));
-    to.w_hh = matrix_rows(hold(weights.w_hh(d)));
+    to.w_ih = matrix_rows(dense(weights.w_ih(d)));
+    to.w_hh = matrix_rows(dense(weights.w_hh(d)));
     if (weights.has_bias()) {
-      to.b_ih = hold(weights.b_ih(d)).data_ptr();
-      to.b_hh = hold(weights.b_hh(d)).data_ptr();
+      to.b_ih = dense(weights.b_ih(d)).data_ptr();
+      to.b_hh = dense(weights.b_hh(d)).data_ptr();
     }
     to.output = step_rows<void>(output, d * H, element);
     to.h_n = state_rows<void>(h_n, d, element);
@@ -113,9 +126,8 @@ ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weigh
 
 BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x,
                            const Tensor& hx, const Tensor& output, const Tensor& gates, const Weights& weights,
-                           const OptionalTensor& batch_sizes, bool need_x, bool need_weights)
-    : layer(x, hx, weights, batch_sizes),
-      grad_hx(torch::stable::new_empty(x, {layer.shape().directions, layer.shape().batch, layer.shape().hidden})) {
+                           const OptionalTensor& batch_sizes, bool cell, bool need_x, bool need_weights)
+    : layer(x, hx, weights, batch_sizes, cell), grad_hx(layer.new_states(x)) {
   const int64_t D = layer.shape().directions, H = layer.shape().hidden, I = layer.inputs();
   const int64_t element = layer.element_size();
   check_like("gates", gates, x);
@@ -128,18 +140,19 @@ BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTens
   }
   if (grad_h_n) {
     check_like("grad_h_n", *grad_h_n, x);
-    check_shape("grad_h_n", *grad_h_n, {D, layer.shape().batch, H});
+    layer.check_states("grad_h_n", *grad_h_n);
   }
 
-  const auto hold = [&](const Tensor& tensor) { return held.emplace_back(with_dense_rows(tensor)); };
-  const Tensor inputs = hold(x), states = hold(hx), outputs = hold(output), saved = hold(gates);
-  const OptionalTensor step_grads = grad_output ? OptionalTensor(hold(*grad_output)) : std::nullopt;
-  const OptionalTensor last_grads = grad_h_n ? OptionalTensor(hold(*grad_h_n)) : std::nullopt;
+  const auto dense = [&](const Tensor& tensor) -> const Tensor& { return with_dense_rows(tensor, copies); };
+  const Tensor &inputs = dense(x), &states = dense(hx), &outputs = dense(output), &saved = dense(gates);
+  const Tensor* const step_grads = grad_output ? &dense(*grad_output) : nullptr;
+  const Tensor* const last_grads = grad_h_n ? &dense(*grad_h_n) : nullptr;
   if (need_x) grad_x = layer.new_rows(x, I);
   const auto new_grad = [&](std::initializer_list<int64_t> sizes) {
-    return grad_weights.emplace_back(torch::stable::new_empty(x, sizes)).data_ptr();
+    return grad_weights.emplace_back(new_tensor(x, sizes)).data_ptr();
   };
   params.shape = layer.shape();
+  grad_weights.reserve(need_weights ? 8 : 0);
   for (int d = 0; d < D; ++d) {
     BackwardDirection& to = params.direction[d];
     if (step_grads) to.grad_output = step_rows<const void>(*step_grads, d * H, element);
@@ -148,8 +161,8 @@ BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTens
     to.output = step_rows<const void>(outputs, d * H, element);
     to.gates = layer.own_rows<const void>(saved, d);
     to.hx = state_rows<const void>(states, d, element);
-    to.w_ih = matrix_rows(hold(weights.w_ih(d)));
-    to.w_hh = matrix_rows(hold(weights.w_hh(d)));
+    to.w_ih = matrix_rows(dense(weights.w_ih(d)));
+    to.w_hh = matrix_rows(dense(weights.w_hh(d)));
     to.grad_hx = state_rows<void>(grad_hx, d, element);
     if (need_x) to.grad_x = layer.own_rows<void>(*grad_x, d);
     if (!need_weights) continue;

@@ -1,9 +1,10 @@
 // The arguments of the ops, checked and turned into what the kernels take; the same for every device.
 //
-// One op is one layer over both of its directions. T steps, B rows, I inputs, H units, D directions; packed: N rows
-// stand in place of T x B.
+// One op is one layer over both of its directions, or one step of a cell. T steps, B rows, I inputs, H units, D
+// directions; packed: N rows stand in place of T x B.
 #pragma once
 
+#include <forward_list>
 #include <vector>
 
 #include "tensors.h"
@@ -34,44 +35,49 @@ class Weights {
 
 class Layer {
  public:
-  Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes);
+  // A cell has x (B, I) and hx (B, H).
+  Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool cell);
 
   const Shape& shape() const { return shape_; }
   int64_t inputs() const { return inputs_; }
   int64_t rows() const { return rows_; }  // T x B, or N
   int64_t element_size() const { return size_of(shape_.dtype); }
 
-  // (T, B, n) or, packed, (N, n).
-  std::vector<int64_t> step_sizes(int64_t n) const;
   void check_steps(const char* name, const Tensor& tensor, int64_t n) const;
+  void check_states(const char* name, const Tensor& tensor) const;
 
-  // [D, rows, n] summed over its directions, in the layout of x.
-  Tensor sum_directions(const Tensor& array) const;
-
-  // An array of our own, [D, rows, n], and its rows for one direction.
+  // Arrays of our own: (T, B, n) or, packed or for a cell, (rows, n); (D, B, H) or (B, H); and (D, rows, n).
+  Tensor new_steps(const Tensor& like, int64_t n) const;
+  Tensor new_states(const Tensor& like) const;
   Tensor new_rows(const Tensor& like, int64_t n) const;
+  // The rows of an array (D, rows, n) for one direction.
   template <class Void>
   Rows<Void> own_rows(const Tensor& array, int64_t direction) const {
     return {static_cast<char*>(array.data_ptr()) + direction * array.stride(0) * element_size(),
             shape_.batch * array.stride(1), array.stride(1)};
   }
+  // An array (D, rows, n) summed over its directions, in the layout of x.
+  Tensor sum_directions(const Tensor& array) const;
 
  private:
   Shape shape_;
+  bool cell_;
   int64_t inputs_ = 0, rows_ = 0;
   OptionalTensor batch_sizes_;
   std::vector<int64_t> offsets_;
 };
 
-// A call of the forward: its results, and the kernel's parameters, which point into them and into `held`.
+// A call of the forward: its results, and the kernel's parameters, which point into them, into the
+// arguments and into `copies` of arguments whose rows are not dense.
 struct ForwardCall {
   Layer layer;
-  Tensor output, h_n;
+  Tensor h_n, output;    // of a cell the same tensor
   OptionalTensor gates;  // [D, rows, 4H], if saved
-  std::vector<Tensor> held;
+  std::forward_list<Tensor> copies;
   ForwardParams params;
 
-  ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool save);
+  ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool cell,
+              bool save);
 };
 
 // A call of the backward.
@@ -80,12 +86,12 @@ struct BackwardCall {
   Tensor grad_hx;
   OptionalTensor grad_x;  // of each direction: [D, ...]
   std::vector<Tensor> grad_weights;
-  std::vector<Tensor> held;
+  std::forward_list<Tensor> copies;
   BackwardParams params;
 
   BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x, const Tensor& hx,
                const Tensor& output, const Tensor& gates, const Weights& weights, const OptionalTensor& batch_sizes,
-               bool need_x, bool need_weights);
+               bool cell, bool need_x, bool need_weights);
 };
 
 }  // namespace gru_fused::ops

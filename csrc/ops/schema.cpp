@@ -7,7 +7,8 @@
 //   batch_sizes              int64 [T] on the CPU, never increasing
 //   output                   [T, B, D H] or [N, D H]
 //   gates                    what the backward needs, r, z, n, gh_n: [D, T B, 4H] or [D, N, 4H]
-//   grads of gru_backward    of hx; of x, if need_x; of the weights in their order, if need_weights
+//   h                        of a cell, one step: [B, H], x [B, I] and hx [B, H]
+//   grads                    of hx; of x, if need_x; of the weights in their order, if need_weights
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(gru_fused, m) {
@@ -20,5 +21,10 @@ STABLE_TORCH_LIBRARY(gru_fused, m) {
   m.def(
       "gru_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor x, Tensor hx, Tensor output, Tensor gates, "
       "Tensor[] weights, bool bias, Tensor? batch_sizes, bool need_x, bool need_weights) -> Tensor[] grads");
+  m.def("gru_cell(Tensor x, Tensor hx, Tensor[] weights, bool bias) -> Tensor h");
+  m.def("gru_cell_train(Tensor x, Tensor hx, Tensor[] weights, bool bias) -> (Tensor h, Tensor gates)");
+  m.def(
+      "gru_cell_backward(Tensor grad_h, Tensor x, Tensor hx, Tensor h, Tensor gates, Tensor[] weights, bool bias, "
+      "bool need_x, bool need_weights) -> Tensor[] grads");
   m.def("cpu_capability() -> str");
 }

@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <forward_list>
 #include <initializer_list>
 #include <optional>
 #include <sstream>
@@ -85,10 +87,29 @@ inline DType dtype_of(const char* name, const Tensor& tensor) {
        torch::headeronly::toString(tensor.scalar_type()));
 }
 
-// Kernels take any strides but the last, which must be 1.
-inline Tensor with_dense_rows(const Tensor& tensor) {
+// Kernels take any strides but the last, which must be 1: the tensor itself, or a copy that `copies` keeps.
+inline const Tensor& with_dense_rows(const Tensor& tensor, std::forward_list<Tensor>& copies) {
   const int64_t last = tensor.dim() - 1;
-  return tensor.stride(last) == 1 || tensor.size(last) <= 1 ? tensor : torch::stable::contiguous(tensor);
+  if (tensor.stride(last) == 1 || tensor.size(last) <= 1) return tensor;
+  return copies.emplace_front(torch::stable::contiguous(tensor));
+}
+
+// Uninitialised and contiguous. Cheaper than torch::stable::new_empty, which a small call would notice.
+inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes) {
+  int64_t strides[4];
+  int64_t stride = 1;
+  for (size_t axis = sizes.size(); axis-- > 0;) {
+    strides[axis] = stride;
+    stride *= std::max<int64_t>(sizes.begin()[axis], 1);
+  }
+  int32_t dtype, device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(int64_t(sizes.size()), sizes.begin(), strides, dtype, device_type, device_index, &made));
+  return Tensor(made);
 }
 
 // A view of the tensor's storage, `offset` elements past the tensor's first.
@@ -109,7 +130,7 @@ inline Tensor sum_first_axis(const Tensor& tensor) {
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// Rows of a [T, B, n] or, packed, [N, n] tensor, from element `first` on.
+// Rows of a [T, B, n] tensor, or of a [N, n] or [B, n] one, from element `first` on.
 template <class Void>
 inline Rows<Void> step_rows(const Tensor& tensor, int64_t first, int64_t element_size) {
   const int64_t dim = tensor.dim();
@@ -117,10 +138,11 @@ inline Rows<Void> step_rows(const Tensor& tensor, int64_t first, int64_t element
           tensor.stride(dim - 2)};
 }
 
-// Slice `index` of a state [D, B, H].
+// Slice `index` of states [D, B, H]; or the only ones, [B, H].
 template <class Void>
 inline Rows<Void> state_rows(const Tensor& tensor, int64_t index, int64_t element_size) {
-  return {static_cast<char*>(tensor.data_ptr()) + index * tensor.stride(0) * element_size, 0, tensor.stride(1)};
+  const int64_t dim = tensor.dim(), skip = dim == 3 ? index * tensor.stride(0) : 0;
+  return {static_cast<char*>(tensor.data_ptr()) + skip * element_size, 0, tensor.stride(dim - 2)};
 }
 
 inline Rows<const void> matrix_rows(const Tensor& matrix) { return {matrix.data_ptr(), 0, matrix.stride(0)}; }
