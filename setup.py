@@ -47,10 +47,9 @@ CPU_SOURCES: dict[str, list[str]] = {
 }
 if platform.machine() in ("x86_64", "AMD64"):
     CPU_SOURCES["cpu/isa_avx2.cpp"] = ["-mavx2", "-mfma"]
-    CPU_SOURCES["cpu/isa_avx512.cpp"] = [
-        *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"),
-        "-mprefer-vector-width=512",
-    ]
+    avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mprefer-vector-width=512"]
+    CPU_SOURCES["cpu/isa_avx512.cpp"] = avx512
+    CPU_SOURCES["cpu/isa_avx512_bf16.cpp"] = [*avx512, "-mavx512bf16"]
 OPS_SOURCES = ["ops/schema.cpp", "ops/layer.cpp", "ops/cpu.cpp", "ops/module.cpp"]
 
 

@@ -25,7 +25,7 @@ cell_backward = torch.ops.gru_fused.gru_cell_backward.default
 
 
 def cpu_capability() -> str:
-    """The instruction set of the CPU kernels in use: ``"base"``, ``"avx2"`` or ``"avx512"``."""
+    """The instruction set of the CPU kernels in use: ``"base"``, ``"avx2"``, ``"avx512"`` or ``"avx512_bf16"``."""
     return torch.ops.gru_fused.cpu_capability.default()
 
 

@@ -24,14 +24,15 @@ CASES = 400
         ("avx2", ["-O1", "-fsanitize=address"]),
         # 64-byte vectors, in two AVX2 halves: the code of AVX-512 on machines that have none.
         ("avx512", ["-O1"]),
+        ("avx512_bf16", ["-O1"]),  # pairs of bfloat16, multiplied the long way
     ],
-    ids=["base-address-undefined", "base-thread", "avx2-address", "wide"],
+    ids=["base-address-undefined", "base-thread", "avx2-address", "wide", "wide-bf16"],
 )
 def test_kernels_are_right_and_clean(name: str, flags: list[str], tmp_path: Path) -> None:
     if name != "base" and not has_avx2():
         pytest.skip("this machine has no AVX2")
-    kernels = CSRC / f"cpu/isa_{name}.cpp"
-    others = {"base", "avx2", "avx512"} - {name}
+    built = {name, "avx512"} if name == "avx512_bf16" else {name}  # which adds to avx512
+    others = {"base", "avx2", "avx512", "avx512_bf16"} - built
     stubs = tmp_path / "stubs.cpp"  # the program can run any instruction set; this build has one
     stubs.write_text(
         f'#include "{CSRC}/cpu/kernels.h"\n#include <cstdlib>\n'
@@ -41,7 +42,7 @@ def test_kernels_are_right_and_clean(name: str, flags: list[str], tmp_path: Path
         )
     )
     sources = {
-        kernels: [*flags, *([] if name == "base" else AVX2)],
+        **{CSRC / f"cpu/isa_{one}.cpp": [*flags, *([] if name == "base" else AVX2)] for one in built},
         HERE / "kernels_check.cpp": flags,
         CSRC / "cpu/plan.cpp": flags,
         stubs: flags,

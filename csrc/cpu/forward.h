@@ -19,25 +19,27 @@ namespace {
 template <class S>
 struct Projection {
   using T = Accumulate<S>;
+  using Factors = FactorsOf<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const ForwardDirection& io;
   int64_t inputs, hidden, panels;
-  const T* weights;  // panels, not used if there are none
-  const T* biases;   // [panels][4][lanes]
-  Blocks<const T> x;
-  T* gi;  // [panels][capacity of x][3][lanes]
+  const T* weights;   // panels, not used if there are none
+  const T* biases;    // [panels][4][lanes]
+  Blocks<const T> x;  // factors if there are panels, else numbers
+  T* gi;              // [panels][capacity of x][3][lanes]
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
     Vec<T> acc[P][M][3];
     const T* of_panel[P];
+    const int64_t depth = factors_in(inputs, Factors::terms);
     for (int p = 0; p < P; ++p) {
-      of_panel[p] = weights + (panel + p) * inputs * kWidth<T>;
+      of_panel[p] = weights + (panel + p) * depth * kWidth<T>;
       for (int m = 0; m < M; ++m)
         for (int g = 0; g < 3; ++g) acc[p][m][g] = load(biases + ((panel + p) * 4 + g) * lanes);
     }
-    multiply<T, M, P>(acc, RowsOf<T>{x.from(row)}, of_panel, kWidth<T>, inputs);
+    multiply<T, M, P, Factors>(acc, RowsOf<T>{x.from(row)}, of_panel, kWidth<T>, depth);
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m)
         for (int g = 0; g < 3; ++g) store(at(row + m, panel + p) + g * lanes, acc[p][m][g]);
@@ -56,10 +58,39 @@ struct Projection {
   inline T* at(int64_t row, int64_t panel) const { return gi + (panel * x.capacity + row) * kWidth<T>; }
 };
 
+// A row of x, as factors or as numbers.
+template <class S, class T>
+inline void put_row(const Blocks<T>& to, int64_t row, const S* x, int64_t count, bool factors) {
+  using Factors = FactorsOf<S>;
+  constexpr int64_t step = Simd<T>::lanes * Factors::terms;
+  if (factors)
+    for (int64_t k = 0; k < count; k += step)
+      store(to.at(row, k / Factors::terms), Factors::load_factors(x + k, count - k));
+  else
+    for (int64_t k = 0; k < count; k += Simd<T>::lanes) store(to.at(row, k), load(x + k, valid_lanes<T>(k, count)));
+}
+
+// The states of a tile, as numbers and as the factors of the product; where these are numbers too, they are the same.
+template <class S>
+struct States {
+  using T = Accumulate<S>;
+  static constexpr bool pairs = FactorsOf<S>::terms == 2;
+
+  Blocks<T> numbers, factors;
+
+  static States at(T* memory, T* factors, int64_t rows) { return {{memory, rows}, {pairs ? factors : memory, rows}}; }
+
+  inline __attribute__((always_inline)) void set(int64_t row, int64_t unit, Vec<T> h) const {
+    store(numbers.at(row, unit), h);
+    if constexpr (pairs) store(reinterpret_cast<bf16*>(factors.at(row, unit / 2)), h);
+  }
+};
+
 // One step of one tile.
 template <class S>
 struct ForwardStep {
   using T = Accumulate<S>;
+  using Factors = FactorsOf<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const ForwardDirection& io;
@@ -68,8 +99,7 @@ struct ForwardStep {
   const T* biases;
   const T* gi;  // [panels][gi_rows][3][lanes], from the tile's first row
   int64_t gi_rows;
-  Blocks<const T> state;  // before the step
-  Blocks<T> next;         // after it
+  States<S> state, next;  // before and after the step
   S* output;              // of the tile's first row
   S* gates;               // of the tile's first row, or null
 
@@ -77,11 +107,12 @@ struct ForwardStep {
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
     Vec<T> acc[P][M][3] = {};
     const T* of_panel[P];
+    const int64_t depth = factors_in(hidden, Factors::terms);
     for (int p = 0; p < P; ++p) {
-      of_panel[p] = weights + (panel + p) * hidden * kWidth<T>;
+      of_panel[p] = weights + (panel + p) * depth * kWidth<T>;
       for (int m = 0; m < M; ++m) prefetch(row + m, panel + p);
     }
-    multiply<T, M, P>(acc, RowsOf<T>{state.from(row)}, of_panel, kWidth<T>, hidden);
+    multiply<T, M, P, Factors>(acc, RowsOf<T>{state.factors.from(row)}, of_panel, kWidth<T>, depth);
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m) epilogue(row + m, panel + p, acc[p][m]);
   }
@@ -94,12 +125,13 @@ struct ForwardStep {
       for (int g = 0; g < 4; ++g) __builtin_prefetch(gates + row * io.gates.row + g * hidden + panel * lanes, 1);
   }
 
-  // gh: room for [panels][capacity of state][3][lanes]
+  // gh: room for [panels][capacity of the states][3][lanes]
   void run_unpacked(int64_t rows, T* gh) const {
-    multiply_unpacked<S, T>(state, rows, io.w_hh, hidden, hidden, gh, state.capacity);
+    const int64_t capacity = state.numbers.capacity;
+    multiply_unpacked<S, T>(state.numbers, rows, io.w_hh, hidden, hidden, gh, capacity);
     for (int64_t panel = 0; panel < panels; ++panel)
       for (int64_t row = 0; row < rows; ++row) {
-        const T* const product = gh + (panel * state.capacity + row) * kWidth<T>;
+        const T* const product = gh + (panel * capacity + row) * kWidth<T>;
         epilogue(row, panel, {load(product), load(product + lanes), load(product + 2 * lanes)});
       }
   }
@@ -110,8 +142,8 @@ struct ForwardStep {
     const T* const in = gi + (panel * gi_rows + row) * kWidth<T>;
     const auto step =
         cell_forward<VectorMath<T>>(load(in), load(in + lanes), load(in + 2 * lanes), gh[0], gh[1],
-                                    gh[2] + load(biases + (panel * 4 + 3) * lanes), load(state.at(row, unit)));
-    store(next.at(row, unit), step.h);
+                                    gh[2] + load(biases + (panel * 4 + 3) * lanes), load(state.numbers.at(row, unit)));
+    next.set(row, unit, step.h);
     store(output + row * io.output.row + unit, step.h, count);
     if (gates) {
       S* const to = gates + row * io.gates.row + unit;
@@ -125,20 +157,22 @@ struct ForwardStep {
 
 // Where the parts of the scratch memory begin, in elements of the accumulating type.
 struct ForwardScratch {
-  int64_t padded, panels, w_ih, w_hh, biases, direction, inputs, gi, gh, piece, total;
+  int64_t padded, panels, w_ih, w_hh, biases, direction, inputs, gi, gh, state, factors, piece, total;
 
-  ForwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes) {
+  ForwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, int terms) {
     constexpr int64_t line = 64 / sizeof(float);  // keeps every part on its own cache lines
     padded = round_up(shape.hidden, lanes);
     panels = padded / lanes;
-    w_ih = plan.packed ? round_up(3 * padded * shape.inputs, line) : 0;
-    w_hh = plan.packed ? round_up(3 * padded * shape.hidden, line) : 0;
+    w_ih = plan.packed ? round_up(3 * padded * factors_in(shape.inputs, terms), line) : 0;
+    w_hh = plan.packed ? round_up(3 * padded * factors_in(shape.hidden, terms), line) : 0;
     biases = round_up(4 * padded, line);
     direction = w_ih + w_hh + biases;
     inputs = round_up(plan.chunk_rows() * round_up(shape.inputs, lanes), line);
     gi = round_up(plan.chunk_rows() * 3 * padded, line);
     gh = plan.packed ? 0 : round_up(plan.tile_rows * 3 * padded, line);
-    piece = inputs + gi + gh + round_up(2 * plan.tile_rows * padded, line);
+    state = plan.tile_rows * padded;
+    factors = terms == 1 ? 0 : plan.tile_rows * round_up(factors_in(padded, terms), lanes);
+    piece = inputs + gi + gh + round_up(2 * (state + factors), line);
     total = shape.directions * direction + plan.pieces(shape) * piece;
   }
 };
@@ -146,6 +180,7 @@ struct ForwardScratch {
 template <class S>
 struct Forward {
   using T = Accumulate<S>;
+  using Factors = FactorsOf<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const ForwardParams& params;
@@ -165,10 +200,13 @@ struct Forward {
     const ForwardDirection& io = params.direction[direction];
     const int64_t inputs = params.shape.inputs, hidden = params.shape.hidden;
     if (plan.packed) {
-      pack_gates(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p,
-                 w_ih_of(direction) + p * inputs * kWidth<T>);
-      pack_gates(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, hidden, p,
-                 w_hh_of(direction) + p * hidden * kWidth<T>);
+      const auto panel = [&](T* panels, int64_t depth) {
+        return panels + p * factors_in(depth, Factors::terms) * kWidth<T>;
+      };
+      pack_gates<Factors>(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p,
+                          panel(w_ih_of(direction), inputs));
+      pack_gates<Factors>(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, hidden, p,
+                          panel(w_hh_of(direction), hidden));
     }
     const int count = valid_lanes<T>(p * lanes, hidden);
     const auto bias = [&](const void* data, int64_t gate) {
@@ -198,11 +236,16 @@ struct Forward {
     const Blocks<T> inputs{scratch, plan.chunk_rows()};
     T* const gi = scratch + layout.inputs;
     T* const gh = gi + layout.gi;
-    Blocks<T> state{gh + layout.gh, plan.tile_rows}, next{state.data + plan.tile_rows * padded, plan.tile_rows};
+    T* const states = gh + layout.gh;
+    const auto states_at = [&](int64_t which) {
+      return States<S>::at(states + which * layout.state, states + 2 * layout.state + which * layout.factors,
+                           plan.tile_rows);
+    };
+    States<S> state = states_at(0), next = states_at(1);
     const S* hx = static_cast<const S*>(io.hx.data);
     for (int64_t row = first; row < last; ++row)
       for (int64_t unit = 0; unit < padded; unit += lanes)
-        store(state.at(row - first, unit), load(hx + row * io.hx.row + unit, valid_lanes<T>(unit, hidden)));
+        state.set(row - first, unit, load(hx + row * io.hx.row + unit, valid_lanes<T>(unit, hidden)));
 
     int64_t alive = last - first;
     for (int64_t begin = 0; begin < shape.steps; begin += plan.chunk_steps) {
@@ -213,7 +256,7 @@ struct Forward {
         const int64_t t = shape.time_of(s, direction), rows = shape.rows_between(t, first, last);
         // A row that has just ended, or not begun, has its state in both buffers, which change places.
         for (int64_t row = rows; row < alive; ++row)
-          for (int64_t unit = 0; unit < padded; unit += lanes) store(next.at(row, unit), load(state.at(row, unit)));
+          for (int64_t unit = 0; unit < padded; unit += lanes) next.set(row, unit, load(state.numbers.at(row, unit)));
         alive = rows;
         if (rows > 0) {
           S* const output = static_cast<S*>(io.output.data) + shape.step_offset(io.output, t) + first * io.output.row;
@@ -227,7 +270,7 @@ struct Forward {
                                     biases_of(direction),
                                     gi + done * kWidth<T>,
                                     plan.chunk_rows(),
-                                    {state.data, state.capacity},
+                                    state,
                                     next,
                                     output,
                                     gates};
@@ -244,7 +287,7 @@ struct Forward {
     S* h_n = static_cast<S*>(io.h_n.data);
     for (int64_t row = first; row < last; ++row)
       for (int64_t unit = 0; unit < hidden; unit += lanes)
-        store(h_n + row * io.h_n.row + unit, load(state.at(row - first, unit)), valid_lanes<T>(unit, hidden));
+        store(h_n + row * io.h_n.row + unit, load(state.numbers.at(row - first, unit)), valid_lanes<T>(unit, hidden));
   }
 
   // The input projection of the steps [begin, end), in the order of the recurrence, of a tile's rows that are alive.
@@ -257,8 +300,7 @@ struct Forward {
       const int64_t t = shape.time_of(s, direction), alive = shape.rows_between(t, first, last);
       const S* x = static_cast<const S*>(io.x.data) + shape.step_offset(io.x, t) + first * io.x.row;
       for (int64_t row = 0; row < alive; ++row, ++rows)
-        for (int64_t k = 0; k < shape.inputs; k += lanes)
-          store(inputs.at(rows, k), load(x + row * io.x.row + k, valid_lanes<T>(k, shape.inputs)));
+        put_row<S>(inputs, rows, x + row * io.x.row, shape.inputs, plan.packed);
     }
     const Projection<S> projection{io,
                                    shape.inputs,
@@ -279,7 +321,8 @@ struct Forward {
 template <class S>
 void run_forward(const ForwardParams& params, void* scratch, const cpu::Parallel& parallel) {
   const cpu::Plan plan = cpu::plan_of(params.shape, parallel.threads);
-  const Forward<S> forward{params, plan, ForwardScratch(params.shape, plan, Simd<Accumulate<S>>::lanes),
+  const Forward<S> forward{params, plan,
+                           ForwardScratch(params.shape, plan, Simd<Accumulate<S>>::lanes, FactorsOf<S>::terms),
                            static_cast<Accumulate<S>*>(scratch)};
   const auto pack = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->pack(i); };
   const auto piece = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->piece(i); };

@@ -25,8 +25,10 @@ auto with_storage(DType dtype, const Action& action) {
 
 size_t forward_scratch(const Shape& shape, int64_t threads) {
   return with_storage(shape.dtype, [&](auto storage) {
-    using T = Accumulate<decltype(storage)>;
-    return size_t(ForwardScratch(shape, cpu::plan_of(shape, threads), Simd<T>::lanes).total) * sizeof(T);
+    using S = decltype(storage);
+    using T = Accumulate<S>;
+    return size_t(ForwardScratch(shape, cpu::plan_of(shape, threads), Simd<T>::lanes, FactorsOf<S>::terms).total) *
+           sizeof(T);
   });
 }
 

@@ -7,8 +7,8 @@
 
 #include <type_traits>
 
+#include "factors.h"
 #include "kernels.h"
-#include "simd.h"
 
 namespace gru_fused {
 namespace {
@@ -44,6 +44,7 @@ struct Blocks {
   inline __attribute__((always_inline)) T* at(int64_t row, int64_t k) const {
     return data + (k / lanes * capacity + row) * lanes + k % lanes;
   }
+  operator Blocks<const T>() const { return {data, capacity}; }
   Blocks from(int64_t row, int64_t k = 0) const { return {at(row, k), capacity}; }  // k at the start of a block
 };
 
@@ -63,7 +64,7 @@ struct ColumnsOf {
 };
 
 // acc[p][m][g] += sum over k of a(m, k) * panels[p][k * step][g], for M rows and P panels at once.
-template <class T, int M, int P, class Left>
+template <class T, int M, int P, class Factors = Numbers, class Left>
 inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][3], const Left& a, const T* const (&panels)[P],
                                                     int64_t step, int64_t depth) {
   constexpr int lanes = Simd<T>::lanes;
@@ -81,9 +82,9 @@ inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][3], cons
 #pragma GCC unroll 8
           for (int m = 0; m < M; ++m) {
             const T x = left[m * Left::next_m];
-            sum[p][m][0] += x * w0;
-            sum[p][m][1] += x * w1;
-            sum[p][m][2] += x * w2;
+            Factors::add(sum[p][m][0], x, w0);
+            Factors::add(sum[p][m][1], x, w1);
+            Factors::add(sum[p][m][2], x, w2);
           }
         }
       }

@@ -19,6 +19,8 @@ const Kernels* choose() {
   const char* wanted = std::getenv("GRU_FUSED_CPU");
   const auto fits = [&](const Kernels& kernels) { return !wanted || std::strcmp(wanted, kernels.name) == 0; };
 #if defined(__x86_64__)
+  if (has_avx512() && __builtin_cpu_supports("avx512bf16") && fits(kernels_avx512_bf16()))
+    return &kernels_avx512_bf16();
   if (has_avx512() && fits(kernels_avx512())) return &kernels_avx512();
   if (has_avx2() && fits(kernels_avx2())) return &kernels_avx2();
 #endif

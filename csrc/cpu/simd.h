@@ -11,6 +11,9 @@
 #ifndef GRU_FUSED_VECTOR_BYTES
 #error "an isa_*.cpp defines GRU_FUSED_VECTOR_BYTES before its includes"
 #endif
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 namespace gru_fused {
 namespace {
@@ -182,19 +185,6 @@ inline __attribute__((always_inline)) void store(S* p, Vec<Accumulate<S>> v, int
   S part[lanes];
   store(part, v);
   for (int i = 0; i < count; ++i) p[i] = part[i];
-}
-
-template <class S>
-inline __attribute__((always_inline)) Accumulate<S> scalar(const S* p) {
-  return load(p, 1)[0];
-}
-template <>
-inline float scalar<float>(const float* p) {
-  return *p;
-}
-template <>
-inline double scalar<double>(const double* p) {
-  return *p;
 }
 
 }  // namespace

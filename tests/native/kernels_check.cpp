@@ -1,6 +1,6 @@
 // Runs the CPU kernels over random shapes against plain double loops, for sanitizers to watch.
 //
-//   kernels_check NAME CASES    NAME: base, avx2 or avx512
+//   kernels_check NAME CASES    NAME: base, avx2, avx512 or avx512_bf16
 //
 // Every array is a heap block of its exact size, so that AddressSanitizer sees a step past any end; pieces run on
 // threads of their own, so that ThreadSanitizer sees two of them touch one number. Exits with 1 on a wrong result.
@@ -273,9 +273,10 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
 
 int main(int, char** arguments) {
   const std::string name = arguments[1];
-  const cpu::Kernels& kernels = name == "base"   ? cpu::kernels_base()
-                                : name == "avx2" ? cpu::kernels_avx2()
-                                                 : cpu::kernels_avx512();
+  const cpu::Kernels& kernels = name == "base"     ? cpu::kernels_base()
+                                : name == "avx2"   ? cpu::kernels_avx2()
+                                : name == "avx512" ? cpu::kernels_avx512()
+                                                   : cpu::kernels_avx512_bf16();
   const int64_t cases = std::atoll(arguments[2]);
   int64_t wrong = 0;
   for (int64_t i = 0; i < cases; ++i) wrong += !run_case(kernels, i);

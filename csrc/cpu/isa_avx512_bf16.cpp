@@ -1,0 +1,28 @@
+// The AVX-512 kernels with the forward of bfloat16 in AVX512_BF16: its products take pairs of bfloat16 from memory.
+#define GRU_FUSED_VECTOR_BYTES 64
+#define GRU_FUSED_BF16_PAIRS 1
+#include "forward.h"
+
+namespace gru_fused {
+namespace {
+
+size_t forward_scratch(const Shape& shape, int64_t threads) {
+  if (shape.dtype != DType::bf16) return cpu::kernels_avx512().forward_scratch(shape, threads);
+  const cpu::Plan plan = cpu::plan_of(shape, threads);
+  return size_t(ForwardScratch(shape, plan, Simd<float>::lanes, Bf16Pairs::terms).total) * sizeof(float);
+}
+
+void forward(const ForwardParams& params, void* scratch, const cpu::Parallel& parallel) {
+  if (params.shape.dtype != DType::bf16) return cpu::kernels_avx512().forward(params, scratch, parallel);
+  run_forward<bf16>(params, scratch, parallel);
+}
+
+}  // namespace
+
+const cpu::Kernels& cpu::kernels_avx512_bf16() {
+  static const Kernels kernels = {"avx512_bf16", forward_scratch, kernels_avx512().backward_scratch, forward,
+                                  kernels_avx512().backward};
+  return kernels;
+}
+
+}  // namespace gru_fused
