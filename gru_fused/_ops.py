@@ -53,10 +53,18 @@ def _check(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool) -> None:
 
 
 @torch.library.register_fake("gru_fused::gru_forward")
-def _(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, batch_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-    _check(x, hx, weights, bias)
-    directions, batch, hidden = hx.shape
-    return x.new_empty(*x.shape[:-1], directions * hidden), x.new_empty(directions, batch, hidden)
+def _(
+    x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, bidirectional: bool, batch_sizes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    directions = 2 if bidirectional else 1
+    per_layer = directions * (4 if bias else 2)
+    states, batch, hidden = hx.shape
+    if len(weights) * directions != states * per_layer:
+        raise RuntimeError(f"gru_fused: weights: expected {per_layer} tensors for each layer, got {len(weights)}")
+    for layer in range(states // directions):
+        _check(x, hx, weights[layer * per_layer : (layer + 1) * per_layer], bias)
+        x = x.new_empty(*x.shape[:-1], directions * hidden)
+    return x, x.new_empty(states, batch, hidden)
 
 
 @torch.library.register_fake("gru_fused::gru_forward_train")

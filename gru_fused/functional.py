@@ -86,14 +86,14 @@ def gru(
     if autocast:
         x, hx, weights = _autocast(x, hx, weights)
 
-    finals = []
-    for layer in range(num_layers):
-        states = hx if num_layers == 1 else hx[layer * directions : (layer + 1) * directions]
-        x, h_n = _layer(x, states, weights[layer * per_layer : (layer + 1) * per_layer], bias, batch_sizes)
-        finals.append(h_n)
-        if dropout and training and layer < num_layers - 1:
-            x = F.dropout(x, dropout)
-    h_n = finals[0] if num_layers == 1 else torch.cat(finals)
+    try:
+        if not _needs_grad(x, hx, weights) and not (dropout and training):
+            x, h_n = _ops.forward(x, hx, weights, bias, bidirectional, batch_sizes)
+        else:
+            x, h_n = _layers(x, hx, weights, bias, directions, batch_sizes, dropout if training else 0.0)
+    except RuntimeError:
+        _check_same_device(x, hx, weights)
+        raise
     if autocast:
         x, h_n = x.to(dtype), h_n.to(dtype)
     return (x.transpose(0, 1) if batch_first and not packed else x), h_n
@@ -146,17 +146,30 @@ def gru_cell(
     return h.to(dtype) if autocast else h
 
 
-def _layer(
-    x: Tensor, hx: Tensor, weights: Sequence[Tensor], bias: bool, batch_sizes: Tensor | None
+def _layers(
+    x: Tensor,
+    hx: Tensor,
+    weights: Sequence[Tensor],
+    bias: bool,
+    directions: int,
+    batch_sizes: Tensor | None,
+    dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    """One layer over its directions, time first: (T, B, I) or (N, I) to (T, B, D * H) or (N, D * H), and h_n."""
-    try:
-        if _needs_grad(x, hx, weights):
-            return _autograd.apply(x, hx, batch_sizes, bias, weights)
-        return _ops.forward(x, hx, weights, bias, batch_sizes)
-    except RuntimeError:
-        _check_same_device(x, hx, weights)
-        raise
+    """Layer by layer, each with its gradient; dropout before every layer but the first."""
+    num_layers = hx.shape[0] // directions
+    per_layer = len(weights) // num_layers
+    finals = []
+    for layer in range(num_layers):
+        if dropout and layer:
+            x = F.dropout(x, dropout)
+        states = hx if num_layers == 1 else hx[layer * directions : (layer + 1) * directions]
+        of_layer = weights[layer * per_layer : (layer + 1) * per_layer]
+        if _needs_grad(x, states, of_layer):
+            x, h_n = _autograd.apply(x, states, batch_sizes, bias, of_layer)
+        else:
+            x, h_n = _ops.forward(x, states, of_layer, bias, directions == 2, batch_sizes)
+        finals.append(h_n)
+    return x, finals[0] if num_layers == 1 else torch.cat(finals)
 
 
 def _needs_grad(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> bool:

@@ -13,7 +13,7 @@ T, B, I, H = 3, 2, 3, 4  # noqa: E741
 
 
 def arguments(directions: int = 1, bias: bool = True, packed: bool = False) -> list[object]:
-    """x, hx, weights, bias, batch_sizes."""
+    """x, hx, weights, bias, batch_sizes: those of forward_train."""
     weights = []
     for _ in range(directions):
         weights += [torch.randn(3 * H, I), torch.randn(3 * H, H)]
@@ -21,6 +21,12 @@ def arguments(directions: int = 1, bias: bool = True, packed: bool = False) -> l
     x = torch.randn(6, I) if packed else torch.randn(T, B, I)
     hx = torch.randn(directions, 3 if packed else B, H)
     return [x, hx, weights, bias, torch.tensor([3, 2, 1]) if packed else None]
+
+
+def call(op: torch._ops.OpOverload, inputs: list[object]) -> tuple[object, ...]:
+    """The arguments in the order of this op: the inference op is told whether there are two directions."""
+    x, hx, weights, bias, batch_sizes = inputs
+    return (x, hx, weights, bias, hx.shape[0] == 2, batch_sizes) if op is _ops.forward else tuple(inputs)
 
 
 LAYERS = [
@@ -33,7 +39,7 @@ LAYERS = [
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("op", [_ops.forward, _ops.forward_train], ids=["forward", "forward_train"])
 def test_forward_passes_opcheck(op: torch._ops.OpOverload, layer: dict[str, object]) -> None:
-    result = opcheck(op, arguments(**layer))
+    result = opcheck(op, call(op, arguments(**layer)))
     assert set(result.values()) == {"SUCCESS"}
 
 
@@ -81,9 +87,22 @@ def test_cell_refuses_other_dimensions(inputs: object, message: str) -> None:
             op(*inputs(), arguments()[2], True)
 
 
+def test_the_inference_op_runs_several_layers() -> None:
+    x, hx, weights, bias, _ = arguments(directions=2)
+    upper = [torch.randn(3 * H, 2 * H) if w.shape == (3 * H, I) else torch.randn_like(w) for w in weights]
+    both = torch.cat([hx, torch.randn_like(hx)])
+    middle, first = _ops.forward(x, hx, weights, bias, True, None)
+    expected, second = _ops.forward(middle, both[2:], upper, bias, True, None)
+    output, h_n = _ops.forward(x, both, weights + upper, bias, True, None)
+    assert torch.equal(output, expected) and torch.equal(h_n, torch.cat([first, second]))
+    assert set(opcheck(_ops.forward, (x, both, weights + upper, bias, True, None)).values()) == {"SUCCESS"}
+    with pytest.raises(RuntimeError, match=r"hx: expected 3 dimensions, 4 states of 2 layers, got shape \(2, 2, 4\)"):
+        _ops.forward(x, hx, weights + upper, bias, True, None)
+
+
 def test_the_training_op_gives_what_the_inference_op_gives() -> None:
     inputs = arguments(directions=2)
-    for got, expected in zip(_ops.forward_train(*inputs)[:2], _ops.forward(*inputs), strict=True):
+    for got, expected in zip(_ops.forward_train(*inputs)[:2], _ops.forward(*call(_ops.forward, inputs)), strict=True):
         assert torch.equal(got, expected)
 
 
@@ -115,8 +134,8 @@ def other_weight(index: int, value: Tensor) -> list[object]:
         (lambda: wrong(1, torch.randn(1, B + 1, H)), r"hx: expected shape \(1, 2, 4\), got \(1, 3, 4\)"),
         (lambda: wrong(1, torch.randn(H)), r"hx: expected shape \(1, 2, 4\), got \(4\)"),
         (lambda: wrong(1, torch.randn(1, B, H).double()), r"hx: expected the dtype of the input"),
-        (lambda: wrong(2, []), r"weights: expected 4 tensors for each of one or two directions, got 0"),
-        (lambda: wrong(3, False), r"(expected shape)"),
+        (lambda: wrong(2, []), r"weights: expected 4 tensors for each .*, got 0"),
+        (lambda: wrong(3, False), r"expected (shape|3 dimensions, 2 states of 2 layers)"),
         (lambda: other_weight(0, torch.randn(3 * H)), r"w_ih: expected shape \(12, 3\), got \(12\)"),
         (lambda: other_weight(1, torch.randn(3 * H + 1, H)), r"w_hh: expected shape \(12, 4\), got \(13, 4\)"),
         (lambda: other_weight(3, torch.randn(H)), r"b_hh: expected shape \(12\), got \(4\)"),
@@ -131,7 +150,7 @@ def other_weight(index: int, value: Tensor) -> list[object]:
 def test_arguments_that_do_not_fit_are_refused(inputs: object, message: str) -> None:
     for op in (_ops.forward, _ops.forward_train):
         with pytest.raises(RuntimeError, match=message):
-            op(*inputs())
+            op(*call(op, inputs()))
 
 
 @pytest.mark.parametrize(

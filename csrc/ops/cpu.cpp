@@ -113,10 +113,32 @@ std::vector<Tensor> run_backward(const OptionalTensor& grad_output, const Option
   return grads;
 }
 
-std::tuple<Tensor, Tensor> gru_forward(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias,
+std::tuple<Tensor, Tensor> gru_forward(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias, bool bidirectional,
                                        OptionalTensor batch_sizes) {
-  const ForwardCall call = run_forward(x, hx, weights, bias, batch_sizes, false, false);
-  return {call.output, call.h_n};
+  const int directions = bidirectional ? 2 : 1, per_layer = directions * (bias ? 4 : 2);
+  const int layers = int(weights.size()) / per_layer;
+  check(layers > 0 && layers * per_layer == int(weights.size()), "weights: expected ", per_layer,
+        " tensors for each layer, got ", weights.size());
+  if (layers == 1) {
+    const ForwardCall call(x, hx, Weights(weights, bias, directions, 0), batch_sizes, false, false);
+    launch(call, kernels().forward_scratch, kernels().forward);
+    return {call.output, call.h_n};
+  }
+  check(hx.dim() == 3 && hx.size(0) == layers * directions, "hx: expected 3 dimensions, ", layers * directions,
+        " states of ", layers, " layers, got shape ", shape_text(hx.sizes()));
+  const int64_t batch = hx.size(1), hidden = hx.size(2);
+  const Tensor h_n = new_tensor(hx, {layers * directions, batch, hidden});
+  for (int layer = 0; layer < layers; ++layer) {
+    const auto states = [&](const Tensor& all) {
+      return strided(all, layer * directions * all.stride(0), {directions, batch, hidden},
+                     {all.stride(0), all.stride(1), all.stride(2)});
+    };
+    const ForwardCall call(x, states(hx), Weights(weights, bias, directions, layer), batch_sizes, false, false,
+                           states(h_n));
+    launch(call, kernels().forward_scratch, kernels().forward);
+    x = call.output;
+  }
+  return {x, h_n};
 }
 
 std::tuple<Tensor, Tensor, Tensor> gru_forward_train(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias,

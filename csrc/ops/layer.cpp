@@ -14,6 +14,9 @@ Weights::Weights(const std::vector<Tensor>& tensors, bool bias) : tensors_(tenso
         " tensors for each of one or two directions, got ", tensors.size());
 }
 
+Weights::Weights(const std::vector<Tensor>& tensors, bool bias, int directions, int layer)
+    : tensors_(tensors), bias_(bias), directions_(directions), first_(layer * directions * (bias ? 4 : 2)) {}
+
 void Weights::check_all(const Tensor& like, int64_t inputs, int64_t hidden) const {
   for (int d = 0; d < directions_; ++d) {
     check_shape("w_ih", w_ih(d), {3 * hidden, inputs});
@@ -22,7 +25,7 @@ void Weights::check_all(const Tensor& like, int64_t inputs, int64_t hidden) cons
     check_shape("b_ih", b_ih(d), {3 * hidden});
     check_shape("b_hh", b_hh(d), {3 * hidden});
   }
-  for (const Tensor& tensor : tensors_) check_like("weights", tensor, like);
+  for (int i = 0; i < directions_ * stride(); ++i) check_like("weights", tensors_[first_ + i], like);
 }
 
 Layer::Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool cell)
@@ -99,9 +102,9 @@ Tensor Layer::sum_directions(const Tensor& array) const {
 }
 
 ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes,
-                         bool cell, bool save)
+                         bool cell, bool save, const OptionalTensor& h_n_given)
     : layer(x, hx, weights, batch_sizes, cell),
-      h_n(layer.new_states(x)),
+      h_n(h_n_given ? *h_n_given : layer.new_states(x)),
       output(cell ? h_n : layer.new_steps(x, layer.shape().directions * layer.shape().hidden)) {
   const int64_t H = layer.shape().hidden, element = layer.element_size();
   const auto dense = [&](const Tensor& tensor) -> const Tensor& { return with_dense_rows(tensor, copies); };

@@ -11,17 +11,18 @@
 
 namespace gru_fused::ops {
 
-// Views of the list of weights: w_ih, w_hh and, with bias, b_ih, b_hh of each direction.
+// Views of a list of weights: w_ih, w_hh and, with bias, b_ih, b_hh of each direction; from one of them on.
 class Weights {
  public:
-  Weights(const std::vector<Tensor>& tensors, bool bias);
+  Weights(const std::vector<Tensor>& tensors, bool bias);  // of one layer
+  Weights(const std::vector<Tensor>& tensors, bool bias, int directions, int layer);
 
   int directions() const { return directions_; }
   bool has_bias() const { return bias_; }
-  const Tensor& w_ih(int d) const { return tensors_[d * stride()]; }
-  const Tensor& w_hh(int d) const { return tensors_[d * stride() + 1]; }
-  const Tensor& b_ih(int d) const { return tensors_[d * stride() + 2]; }
-  const Tensor& b_hh(int d) const { return tensors_[d * stride() + 3]; }
+  const Tensor& w_ih(int d) const { return tensors_[first_ + d * stride()]; }
+  const Tensor& w_hh(int d) const { return tensors_[first_ + d * stride() + 1]; }
+  const Tensor& b_ih(int d) const { return tensors_[first_ + d * stride() + 2]; }
+  const Tensor& b_hh(int d) const { return tensors_[first_ + d * stride() + 3]; }
 
   void check_all(const Tensor& like, int64_t inputs, int64_t hidden) const;
 
@@ -31,6 +32,7 @@ class Weights {
   const std::vector<Tensor>& tensors_;
   bool bias_;
   int directions_;
+  int first_ = 0;
 };
 
 class Layer {
@@ -67,8 +69,8 @@ class Layer {
   std::vector<int64_t> offsets_;
 };
 
-// A call of the forward: its results, and the kernel's parameters, which point into them, into the
-// arguments and into `copies` of arguments whose rows are not dense.
+// A call of the forward: its results (h_n is given or made), and the kernel's parameters, which point into them, into
+// the arguments and into `copies` of arguments whose rows are not dense.
 struct ForwardCall {
   Layer layer;
   Tensor h_n, output;    // of a cell the same tensor
@@ -77,7 +79,7 @@ struct ForwardCall {
   ForwardParams params;
 
   ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool cell,
-              bool save);
+              bool save, const OptionalTensor& h_n = std::nullopt);
 };
 
 // A call of the backward.

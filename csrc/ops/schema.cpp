@@ -1,4 +1,4 @@
-// The ops' schemas, said once. One op is one layer over both of its directions.
+// The ops' schemas, said once. One op is one layer over both of its directions; gru_forward takes any number of layers.
 //
 // T steps, B rows, I inputs, H units, D directions; with batch_sizes, packed rows: N stands in place of T, B.
 //   x                        [T, B, I] or [N, I]
@@ -7,13 +7,14 @@
 //   batch_sizes              int64 [T] on the CPU, never increasing
 //   output                   [T, B, D H] or [N, D H]
 //   gates                    what the backward needs, r, z, n, gh_n: [D, T B, 4H] or [D, N, 4H]
+//   gru_forward, L layers    hx, h_n [L D, B, H]; weights of each layer in turn
 //   h                        of a cell, one step: [B, H], x [B, I] and hx [B, H]
 //   grads                    of hx; of x, if need_x; of the weights in their order, if need_weights
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(gru_fused, m) {
   m.def(
-      "gru_forward(Tensor x, Tensor hx, Tensor[] weights, bool bias, Tensor? batch_sizes) "
+      "gru_forward(Tensor x, Tensor hx, Tensor[] weights, bool bias, bool bidirectional, Tensor? batch_sizes) "
       "-> (Tensor output, Tensor h_n)");
   m.def(
       "gru_forward_train(Tensor x, Tensor hx, Tensor[] weights, bool bias, Tensor? batch_sizes) "
