@@ -93,6 +93,7 @@ struct Backward {
     return piece;
   }
 
+  static bool far(int64_t weights) { return weights * int64_t(sizeof(T)) > kFarWeights; }
   int64_t state_panels() const { return layout.state_row / kWidth<T>; }
   int64_t input_panels() const { return layout.input_row / kWidth<T>; }
 
@@ -148,7 +149,8 @@ struct Backward {
         }
         const GateBlocks<T> blocks{grads_from(piece, done, 0), hidden, layout.padded, {2, 0, 1}};
         if (plan.packed) {
-          for_blocks(rows, state_panels(), GateProduct<T>{blocks, w_hh_of(direction), grad_h_of(piece), true});
+          for_blocks(rows, state_panels(),
+                     GateProduct<T>{blocks, w_hh_of(direction), grad_h_of(piece), true, far(layout.w_hh)});
         } else {
           // Added last, as in the epilogue of the other way: a sum that began with z * dh would be rounded at its size.
           const Blocks<T> product{piece.product, plan.tile_rows};
@@ -219,7 +221,8 @@ struct Backward {
     const BackwardDirection& io = params.direction[direction];
     const GateBlocks<T> blocks{grads_from(piece, 0, 1), shape.hidden, layout.padded, {0, 1, 2}};
     if (plan.packed)
-      for_blocks(done, input_panels(), GateProduct<T>{blocks, w_ih_of(direction), grad_x_of(piece), false});
+      for_blocks(done, input_panels(),
+                 GateProduct<T>{blocks, w_ih_of(direction), grad_x_of(piece), false, far(layout.w_ih)});
     else
       multiply_unpacked<S, T>(blocks, done, io.w_ih, shape.inputs, grad_x_of(piece));
     int64_t from = 0;

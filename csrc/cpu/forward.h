@@ -39,7 +39,7 @@ struct Projection {
       for (int m = 0; m < M; ++m)
         for (int g = 0; g < 3; ++g) acc[p][m][g] = load(biases + ((panel + p) * 4 + g) * lanes);
     }
-    multiply<T, M, P, Factors>(acc, RowsOf<T>{x.from(row)}, of_panel, kWidth<T>, depth);
+    multiply<T, M, P, Factors>(acc, RowsOf<T>{x.from(row)}, of_panel, depth);
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m)
         for (int g = 0; g < 3; ++g) store(at(row + m, panel + p) + g * lanes, acc[p][m][g]);
@@ -96,6 +96,7 @@ struct ForwardStep {
   const ForwardDirection& io;
   int64_t hidden, panels;
   const T* weights;
+  bool far;  // they are past the second-level cache
   const T* biases;
   const T* gi;  // [panels][gi_rows][3][lanes], from the tile's first row
   int64_t gi_rows;
@@ -112,7 +113,15 @@ struct ForwardStep {
       of_panel[p] = weights + (panel + p) * depth * kWidth<T>;
       for (int m = 0; m < M; ++m) prefetch(row + m, panel + p);
     }
-    multiply<T, M, P, Factors>(acc, RowsOf<T>{state.factors.from(row)}, of_panel, kWidth<T>, depth);
+    const RowsOf<T> rows{state.factors.from(row)};
+    if constexpr (M == 1) {
+      if (far) {
+        multiply_far<T, P, Factors>(acc, rows, of_panel, depth);
+        for (int p = 0; p < P; ++p) epilogue(row, panel + p, acc[p][0]);
+        return;
+      }
+    }
+    multiply<T, M, P, Factors>(acc, rows, of_panel, depth);
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m) epilogue(row + m, panel + p, acc[p][m]);
   }
@@ -267,6 +276,7 @@ struct Forward {
                                     hidden,
                                     layout.panels,
                                     w_hh_of(direction),
+                                    layout.w_hh * int64_t(sizeof(T)) > kFarWeights,
                                     biases_of(direction),
                                     gi + done * kWidth<T>,
                                     plan.chunk_rows(),

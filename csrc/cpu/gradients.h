@@ -22,7 +22,7 @@ struct GateProduct {
   GateBlocks<T> blocks;
   const T* weights;  // [panels][3H][kWidth]
   Blocks<T> to;
-  bool add;
+  bool add, far;
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
@@ -31,7 +31,14 @@ struct GateProduct {
       const T* of_panel[P];
       for (int p = 0; p < P; ++p)
         of_panel[p] = weights + (3 * (panel + p) + blocks.gate[b]) * blocks.hidden * kWidth<T>;
-      multiply<T, M, P>(acc, RowsOf<T>{blocks.grads.from(row, b * blocks.padded)}, of_panel, kWidth<T>, blocks.hidden);
+      const RowsOf<T> grads{blocks.grads.from(row, b * blocks.padded)};
+      if constexpr (M == 1) {
+        if (far) {
+          multiply_far(acc, grads, of_panel, blocks.hidden);
+          continue;
+        }
+      }
+      multiply(acc, grads, of_panel, blocks.hidden);
     }
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m)
@@ -89,7 +96,7 @@ struct WeightGradient {
     if (add)  // the product takes longer than the sums' way from the third-level cache
       for (int m = 0; m < M; ++m)
         for (int g = 0; g < 3; ++g) __builtin_prefetch(to + (unit + m) * columns + first_column + g * lanes, 1);
-    multiply<T, M, 1>(acc, ColumnsOf<T>{grads.at(0, unit)}, {panel}, kWidth<T>, rows);
+    multiply(acc, ColumnsOf<T>{grads.at(0, unit)}, {panel}, rows);
     for (int m = 0; m < M; ++m)
       for (int g = 0; g < 3; ++g) {
         const int64_t column = first_column + g * lanes;

@@ -63,10 +63,10 @@ struct ColumnsOf {
   inline __attribute__((always_inline)) const T* at(int64_t k) const { return block + k * next_k; }
 };
 
-// acc[p][m][g] += sum over k of a(m, k) * panels[p][k * step][g], for M rows and P panels at once.
+// acc[p][m][g] += sum over k of a(m, k) * panels[p][k][g], for M rows and P panels at once.
 template <class T, int M, int P, class Factors = Numbers, class Left>
 inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][3], const Left& a, const T* const (&panels)[P],
-                                                    int64_t step, int64_t depth) {
+                                                    int64_t depth) {
   constexpr int lanes = Simd<T>::lanes;
   for (int64_t begin = 0; begin < depth; begin += kSumBlock) {
     const int64_t end = begin + kSumBlock < depth ? begin + kSumBlock : depth;
@@ -77,7 +77,7 @@ inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][3], cons
       for (int64_t i = k; i < stop; ++i, left += Left::next_k) {
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) {
-          const T* weights = panels[p] + i * step;
+          const T* weights = panels[p] + i * kWidth<T>;
           const Vec<T> w0 = load(weights), w1 = load(weights + lanes), w2 = load(weights + 2 * lanes);
 #pragma GCC unroll 8
           for (int m = 0; m < M; ++m) {
@@ -92,6 +92,34 @@ inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][3], cons
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m)
         for (int g = 0; g < 3; ++g) acc[p][m][g] += sum[p][m][g];
+  }
+}
+
+// Panels of more bytes are likely past the second-level cache.
+constexpr int64_t kFarWeights = 640 * 1024;
+
+// The same for one row and panels past the second-level cache: one panel after the other, so that memory is read in
+// order, and asked for early.
+template <class T, int P, class Factors = Numbers, class Left>
+inline __attribute__((always_inline)) void multiply_far(Vec<T> (&acc)[P][1][3], const Left& a,
+                                                        const T* const (&panels)[P], int64_t depth) {
+  constexpr int lanes = Simd<T>::lanes, parts = 4;  // sums side by side, against the latency of a multiply-add
+  for (int p = 0; p < P; ++p) {
+    Vec<T> sum[parts][3] = {};
+    int64_t k = 0;
+    const auto term = [&](int part, int64_t at) __attribute__((always_inline)) {
+      const T x = *a.at(at);
+      for (int g = 0; g < 3; ++g) {
+        const T* const weights = panels[p] + at * kWidth<T> + g * lanes;
+        __builtin_prefetch(weights + 8 * kWidth<T>);
+        Factors::add(sum[part][g], x, load(weights));
+      }
+    };
+    for (; k + parts <= depth; k += parts)
+#pragma GCC unroll 4
+      for (int part = 0; part < parts; ++part) term(part, k + part);
+    for (; k < depth; ++k) term(0, k);
+    for (int g = 0; g < 3; ++g) acc[p][0][g] += (sum[0][g] + sum[1][g]) + (sum[2][g] + sum[3][g]);
   }
 }
 

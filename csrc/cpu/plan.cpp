@@ -7,10 +7,10 @@ namespace {
 
 // States of a tile stay in the second-level cache; the weights are read once per step and tile.
 constexpr int64_t kMaxTileRows = 64;
-// The gates of a chunk, 4H numbers a row, take about this many bytes of the second-level cache.
-constexpr int64_t kChunkBytes = 384 * 1024;
-// A product of this many rows runs at full speed.
-constexpr int64_t kMaxChunkRows = 128;
+// The gates of a chunk, 4H numbers a row, take at most this many bytes. That is more than the second-level cache: with
+// every chunk all weights pass by, and in the backward their gradients, which costs more than the rows of the chunk.
+constexpr int64_t kChunkBytes = 4 * 1024 * 1024;
+constexpr int64_t kMaxChunkRows = 256;
 // Copying a weight into panels costs about as much as this many products of one row with it.
 constexpr int64_t kPackingRows = 16;
 // Below this many multiply-adds another thread costs more than it brings.

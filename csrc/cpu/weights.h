@@ -63,8 +63,8 @@ inline __attribute__((always_inline)) Vec<T> sum_each(Vec<T> (&v)[Simd<T>::lanes
     return v[0];
 }
 
-// Bytes of weights beyond which they are likely not in the second-level cache, and how far ahead they are asked for.
-constexpr int64_t kFarWeights = 640 * 1024, kFarAhead = 2048;
+// How many bytes ahead weights past the second-level cache are asked for.
+constexpr int64_t kFarAhead = 2048;
 
 // x W^T for M rows of Blocks and lanes / M rows of a weight where it lies, one dot product each: lane m * (lanes / M) +
 // v is row m times weight row v. For calls too short to pay for packing. Weight rows past the `valid` first ones count
