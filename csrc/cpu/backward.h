@@ -49,6 +49,9 @@ struct BackwardScratch {
   }
 };
 
+// Panels of fewer bytes stay in the second-level cache.
+constexpr int64_t kNearPanels = 192 * 1024;
+
 template <class S>
 struct Backward {
   using T = Accumulate<S>;
@@ -245,13 +248,21 @@ struct Backward {
                              columns);
       return;
     }
-    for (int64_t column = 0; column < columns; column += kWidth<T>)
+    const auto block = [&](int64_t gate, int64_t unit, int64_t column) {
+      for_blocks(valid_lanes<T>(unit, hidden), 1,
+                 WeightGradient<T>{grads_from(piece, 0, blocks[gate]), rows, unit, panels + column * plan.chunk_rows(),
+                                   column, to + gate * hidden * columns, columns, add});
+    };
+    // The panels stay in the cache, the result is written in order; or a panel stays, and the result comes by.
+    if (rows * columns * int64_t(sizeof(T)) <= kNearPanels) {
       for (int64_t gate = 0; gate < 3; ++gate)
         for (int64_t unit = 0; unit < hidden; unit += lanes)
-          for_blocks(
-              valid_lanes<T>(unit, hidden), 1,
-              WeightGradient<T>{grads_from(piece, 0, blocks[gate]), rows, unit, panels + column * plan.chunk_rows(),
-                                column, to + gate * hidden * columns, columns, add});
+          for (int64_t column = 0; column < columns; column += kWidth<T>) block(gate, unit, column);
+    } else {
+      for (int64_t column = 0; column < columns; column += kWidth<T>)
+        for (int64_t gate = 0; gate < 3; ++gate)
+          for (int64_t unit = 0; unit < hidden; unit += lanes) block(gate, unit, column);
+    }
   }
 
   // Row i of a direction's weight gradients, the sum over its pieces in their order; the first row sums the biases too.

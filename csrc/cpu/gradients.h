@@ -93,9 +93,9 @@ struct WeightGradient {
   inline __attribute__((always_inline)) void run(int64_t row, int64_t) const {
     const int64_t unit = first_unit + row;
     Vec<T> acc[1][M][3] = {};
-    if (add)  // the product takes longer than the sums' way from the third-level cache
-      for (int m = 0; m < M; ++m)
-        for (int g = 0; g < 3; ++g) __builtin_prefetch(to + (unit + m) * columns + first_column + g * lanes, 1);
+    // The product takes longer than the result's way from the third-level cache.
+    for (int m = 0; m < M; ++m)
+      for (int g = 0; g < 3; ++g) __builtin_prefetch(to + (unit + m) * columns + first_column + g * lanes, 1);
     multiply(acc, ColumnsOf<T>{grads.at(0, unit)}, {panel}, rows);
     for (int m = 0; m < M; ++m)
       for (int g = 0; g < 3; ++g) {
@@ -107,18 +107,22 @@ struct WeightGradient {
   }
 };
 
-// The same for so few rows that writing the result is all that counts: row by row, in order.
+// The same for fewer than kRows rows, where writing the result is all that counts: row by row, in order.
 template <class T>
 void write_outer_products(const Blocks<const T>& grads, int64_t rows, int64_t hidden, const T* panels, T* to,
                           int64_t columns) {
   constexpr int lanes = Simd<T>::lanes;
-  for (int64_t unit = 0; unit < hidden; ++unit)
-    for (int64_t column = 0; column < columns; column += lanes) {
-      const T* const panel = panels + column / kWidth<T> * grads.capacity * kWidth<T> + column % kWidth<T>;
-      Vec<T> sum = {};
-      for (int64_t k = 0; k < rows; ++k) sum += *grads.at(k, unit) * load(panel + k * kWidth<T>);
-      store(to + unit * columns + column, sum, valid_lanes<T>(column, columns));
-    }
+  for (int64_t unit = 0; unit < hidden; ++unit) {
+    T factors[kRows];
+    for (int64_t k = 0; k < rows; ++k) factors[k] = *grads.at(k, unit);
+    const T* panel = panels;
+    for (int64_t column = 0; column < columns; column += kWidth<T>, panel += grads.capacity * kWidth<T>)
+      for (int64_t part = 0; part < kWidth<T> && column + part < columns; part += lanes) {
+        Vec<T> sum = factors[0] * load(panel + part);
+        for (int64_t k = 1; k < rows; ++k) sum += factors[k] * load(panel + k * kWidth<T> + part);
+        store(to + unit * columns + column + part, sum, valid_lanes<T>(column + part, columns));
+      }
+  }
 }
 
 // The sum over all rows of their gate gradients: in blocks of kBlock rows, whose sums are added with the rounding

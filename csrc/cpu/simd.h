@@ -11,7 +11,7 @@
 #ifndef GRU_FUSED_VECTOR_BYTES
 #error "an isa_*.cpp defines GRU_FUSED_VECTOR_BYTES before its includes"
 #endif
-#ifdef __AVX512BF16__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -170,21 +170,61 @@ inline __attribute__((always_inline)) void store(f16* p, Vec<float> v) {
 }
 
 // The first `count` lanes of a vector; the others read as zero and are not written.
+#if defined(__AVX512F__) && GRU_FUSED_VECTOR_BYTES == 64
+inline __attribute__((always_inline)) Vec<float> load_some(const float* p, int count) {
+  return bits_as<Vec<float>>(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p));
+}
+inline __attribute__((always_inline)) Vec<double> load_some(const double* p, int count) {
+  return bits_as<Vec<double>>(_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p));
+}
+template <class Half>
+inline __attribute__((always_inline)) Vec<float> load_some(const Half* p, int count) {
+  return decode(bits_as<u16v>(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p)), Half{});
+}
+inline __attribute__((always_inline)) void store_some(float* p, Vec<float> v, int count) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), bits_as<__m512>(v));
+}
+inline __attribute__((always_inline)) void store_some(double* p, Vec<double> v, int count) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), bits_as<__m512d>(v));
+}
+template <class Half>
+inline __attribute__((always_inline)) void store_some(Half* p, Vec<float> v, int count) {
+  _mm256_mask_storeu_epi16(p, __mmask16((1u << count) - 1), bits_as<__m256i>(encode(v, Half{})));
+}
+#else
+#if defined(__AVX2__) && GRU_FUSED_VECTOR_BYTES == 32
+inline __attribute__((always_inline)) __m256i first_lanes(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline __attribute__((always_inline)) Vec<float> load_some(const float* p, int count) {
+  return bits_as<Vec<float>>(_mm256_maskload_ps(p, first_lanes(count)));
+}
+inline __attribute__((always_inline)) void store_some(float* p, Vec<float> v, int count) {
+  _mm256_maskstore_ps(p, first_lanes(count), bits_as<__m256>(v));
+}
+#endif
 template <class S>
-inline __attribute__((always_inline)) Vec<Accumulate<S>> load(const S* p, int count) {
-  constexpr int lanes = Simd<Accumulate<S>>::lanes;
-  if (count == lanes) return load(p);
-  S part[lanes] = {};
+inline __attribute__((always_inline)) Vec<Accumulate<S>> load_some(const S* p, int count) {
+  S part[Simd<Accumulate<S>>::lanes] = {};
   for (int i = 0; i < count; ++i) part[i] = p[i];
   return load(part);
 }
 template <class S>
-inline __attribute__((always_inline)) void store(S* p, Vec<Accumulate<S>> v, int count) {
-  constexpr int lanes = Simd<Accumulate<S>>::lanes;
-  if (count == lanes) return store(p, v);
-  S part[lanes];
+inline __attribute__((always_inline)) void store_some(S* p, Vec<Accumulate<S>> v, int count) {
+  S part[Simd<Accumulate<S>>::lanes];
   store(part, v);
   for (int i = 0; i < count; ++i) p[i] = part[i];
+}
+#endif
+
+template <class S>
+inline __attribute__((always_inline)) Vec<Accumulate<S>> load(const S* p, int count) {
+  return count == Simd<Accumulate<S>>::lanes ? load(p) : load_some(p, count);
+}
+template <class S>
+inline __attribute__((always_inline)) void store(S* p, Vec<Accumulate<S>> v, int count) {
+  if (count == Simd<Accumulate<S>>::lanes) return store(p, v);
+  store_some(p, v, count);
 }
 
 }  // namespace
