@@ -96,7 +96,6 @@ struct Backward {
     return piece;
   }
 
-  static bool far(int64_t weights) { return weights * int64_t(sizeof(T)) > kFarWeights; }
   int64_t state_panels() const { return layout.state_row / kWidth<T>; }
   int64_t input_panels() const { return layout.input_row / kWidth<T>; }
 
@@ -152,8 +151,7 @@ struct Backward {
         }
         const GateBlocks<T> blocks{grads_from(piece, done, 0), hidden, layout.padded, {2, 0, 1}};
         if (plan.packed) {
-          for_blocks(rows, state_panels(),
-                     GateProduct<T>{blocks, w_hh_of(direction), grad_h_of(piece), true, far(layout.w_hh)});
+          multiply_panels(blocks, rows, w_hh_of(direction), hidden, grad_h_of(piece), true);
         } else {
           // Added last, as in the epilogue of the other way: a sum that began with z * dh would be rounded at its size.
           const Blocks<T> product{piece.product, plan.tile_rows};
@@ -224,8 +222,7 @@ struct Backward {
     const BackwardDirection& io = params.direction[direction];
     const GateBlocks<T> blocks{grads_from(piece, 0, 1), shape.hidden, layout.padded, {0, 1, 2}};
     if (plan.packed)
-      for_blocks(done, input_panels(),
-                 GateProduct<T>{blocks, w_ih_of(direction), grad_x_of(piece), false, far(layout.w_ih)});
+      multiply_panels(blocks, done, w_ih_of(direction), shape.inputs, grad_x_of(piece), false);
     else
       multiply_unpacked<S, T>(blocks, done, io.w_ih, shape.inputs, grad_x_of(piece));
     int64_t from = 0;
@@ -249,9 +246,12 @@ struct Backward {
       return;
     }
     const auto block = [&](int64_t gate, int64_t unit, int64_t column) {
-      for_blocks(valid_lanes<T>(unit, hidden), 1,
-                 WeightGradient<T>{grads_from(piece, 0, blocks[gate]), rows, unit, panels + column * plan.chunk_rows(),
-                                   column, to + gate * hidden * columns, columns, add});
+      with_vectors<T>(column, columns, [&](auto vectors) {
+        for_blocks(valid_lanes<T>(unit, hidden), 1,
+                   WeightGradient<T, vectors>{grads_from(piece, 0, blocks[gate]), rows, unit,
+                                              panels + column * plan.chunk_rows(), column, to + gate * hidden * columns,
+                                              columns, add});
+      });
     };
     // The panels stay in the cache, the result is written in order; or a panel stays, and the result comes by.
     if (rows * columns * int64_t(sizeof(T)) <= kNearPanels) {

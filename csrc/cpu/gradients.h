@@ -14,8 +14,8 @@ struct GateBlocks {
   int64_t gate[3];  // the gate (r, z, n: 0, 1, 2) of each block
 };
 
-// to (+)= their product with a weight in panels.
-template <class T>
+// to (+)= their product with the first G vectors of a weight's panels.
+template <class T, int G>
 struct GateProduct {
   static constexpr int lanes = Simd<T>::lanes;
 
@@ -26,7 +26,7 @@ struct GateProduct {
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
-    Vec<T> acc[P][M][3] = {};
+    Vec<T> acc[P][M][G] = {};
     for (int b = 0; b < 3; ++b) {
       const T* of_panel[P];
       for (int p = 0; p < P; ++p)
@@ -42,12 +42,26 @@ struct GateProduct {
     }
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m)
-        for (int g = 0; g < 3; ++g) {
+        for (int g = 0; g < G; ++g) {
           T* const at = to.at(row + m, (panel + p) * kWidth<T> + g * lanes);
           store(at, add ? load(at) + acc[p][m][g] : acc[p][m][g]);
         }
   }
 };
+
+// All columns of the weight.
+template <class T>
+void multiply_panels(const GateBlocks<T>& blocks, int64_t rows, const T* weights, int64_t columns, const Blocks<T>& to,
+                     bool add) {
+  const int64_t size = 3 * blocks.hidden * kWidth<T>, full = columns / kWidth<T>;
+  const bool far = columns * 3 * blocks.hidden * int64_t(sizeof(T)) > kFarWeights;
+  for_blocks(rows, full, GateProduct<T, 3>{blocks, weights, to, add, far});
+  if (full * kWidth<T> < columns)
+    with_vectors<T>(full * kWidth<T>, columns, [&](auto vectors) {
+      for_blocks(rows, 1,
+                 GateProduct<T, vectors>{blocks, weights + full * size, to.from(0, full * kWidth<T>), add, far});
+    });
+}
 
 // to = the same product for a few rows with a weight where it lies, read once and in order.
 template <class S, class T>
@@ -77,13 +91,13 @@ void multiply_unpacked(const GateBlocks<T>& blocks, int64_t rows, const Rows<con
 }
 
 // to (+)= one block of gate gradients, turned, times the rows that the gates were made from, which lie in panels.
-template <class T>
+template <class T, int G>
 struct WeightGradient {
   static constexpr int lanes = Simd<T>::lanes;
 
   Blocks<const T> grads;     // begins with the block
   int64_t rows, first_unit;  // units from there on, of one block
-  const T* panel;            // [capacity of grads][kWidth]
+  const T* panel;            // [capacity of grads][kWidth], of which G vectors count
   int64_t first_column;
   T* to;  // [H][columns]
   int64_t columns;
@@ -92,13 +106,13 @@ struct WeightGradient {
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t) const {
     const int64_t unit = first_unit + row;
-    Vec<T> acc[1][M][3] = {};
+    Vec<T> acc[1][M][G] = {};
     // The product takes longer than the result's way from the third-level cache.
     for (int m = 0; m < M; ++m)
-      for (int g = 0; g < 3; ++g) __builtin_prefetch(to + (unit + m) * columns + first_column + g * lanes, 1);
+      for (int g = 0; g < G; ++g) __builtin_prefetch(to + (unit + m) * columns + first_column + g * lanes, 1);
     multiply(acc, ColumnsOf<T>{grads.at(0, unit)}, {panel}, rows);
     for (int m = 0; m < M; ++m)
-      for (int g = 0; g < 3; ++g) {
+      for (int g = 0; g < G; ++g) {
         const int64_t column = first_column + g * lanes;
         const int count = valid_lanes<T>(column, columns);
         T* const at = to + (unit + m) * columns + column;

@@ -63,14 +63,14 @@ struct ColumnsOf {
   inline __attribute__((always_inline)) const T* at(int64_t k) const { return block + k * next_k; }
 };
 
-// acc[p][m][g] += sum over k of a(m, k) * panels[p][k][g], for M rows and P panels at once.
-template <class T, int M, int P, class Factors = Numbers, class Left>
-inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][3], const Left& a, const T* const (&panels)[P],
+// acc[p][m][g] += sum over k of a(m, k) * panels[p][k][g], for M rows, P panels and their first G vectors at once.
+template <class T, int M, int P, class Factors = Numbers, int G, class Left>
+inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][G], const Left& a, const T* const (&panels)[P],
                                                     int64_t depth) {
   constexpr int lanes = Simd<T>::lanes;
   for (int64_t begin = 0; begin < depth; begin += kSumBlock) {
     const int64_t end = begin + kSumBlock < depth ? begin + kSumBlock : depth;
-    Vec<T> sum[P][M][3] = {};
+    Vec<T> sum[P][M][G] = {};
     for (int64_t k = begin; k < end; k += Left::run) {
       const T* left = a.at(k);
       const int64_t stop = k + Left::run < end ? k + Left::run : end;
@@ -78,20 +78,20 @@ inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][3], cons
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) {
           const T* weights = panels[p] + i * kWidth<T>;
-          const Vec<T> w0 = load(weights), w1 = load(weights + lanes), w2 = load(weights + 2 * lanes);
+          Vec<T> w[G];
+          for (int g = 0; g < G; ++g) w[g] = load(weights + g * lanes);
 #pragma GCC unroll 8
           for (int m = 0; m < M; ++m) {
             const T x = left[m * Left::next_m];
-            Factors::add(sum[p][m][0], x, w0);
-            Factors::add(sum[p][m][1], x, w1);
-            Factors::add(sum[p][m][2], x, w2);
+#pragma GCC unroll 3
+            for (int g = 0; g < G; ++g) Factors::add(sum[p][m][g], x, w[g]);
           }
         }
       }
     }
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m)
-        for (int g = 0; g < 3; ++g) acc[p][m][g] += sum[p][m][g];
+        for (int g = 0; g < G; ++g) acc[p][m][g] += sum[p][m][g];
   }
 }
 
@@ -100,16 +100,16 @@ constexpr int64_t kFarWeights = 640 * 1024;
 
 // The same for one row and panels past the second-level cache: one panel after the other, so that memory is read in
 // order, and asked for early.
-template <class T, int P, class Factors = Numbers, class Left>
-inline __attribute__((always_inline)) void multiply_far(Vec<T> (&acc)[P][1][3], const Left& a,
+template <class T, int P, class Factors = Numbers, int G, class Left>
+inline __attribute__((always_inline)) void multiply_far(Vec<T> (&acc)[P][1][G], const Left& a,
                                                         const T* const (&panels)[P], int64_t depth) {
   constexpr int lanes = Simd<T>::lanes, parts = 4;  // sums side by side, against the latency of a multiply-add
   for (int p = 0; p < P; ++p) {
-    Vec<T> sum[parts][3] = {};
+    Vec<T> sum[parts][G] = {};
     int64_t k = 0;
     const auto term = [&](int part, int64_t at) __attribute__((always_inline)) {
       const T x = *a.at(at);
-      for (int g = 0; g < 3; ++g) {
+      for (int g = 0; g < G; ++g) {
         const T* const weights = panels[p] + at * kWidth<T> + g * lanes;
         __builtin_prefetch(weights + 8 * kWidth<T>);
         Factors::add(sum[part][g], x, load(weights));
@@ -119,7 +119,7 @@ inline __attribute__((always_inline)) void multiply_far(Vec<T> (&acc)[P][1][3], 
 #pragma GCC unroll 4
       for (int part = 0; part < parts; ++part) term(part, k + part);
     for (; k < depth; ++k) term(0, k);
-    for (int g = 0; g < 3; ++g) acc[p][0][g] += (sum[0][g] + sum[1][g]) + (sum[2][g] + sum[3][g]);
+    for (int g = 0; g < G; ++g) acc[p][0][g] += (sum[0][g] + sum[1][g]) + (sum[2][g] + sum[3][g]);
   }
 }
 
@@ -158,6 +158,15 @@ inline void for_blocks(int64_t rows, int64_t panels, const Tile& tile) {
   if (together > 1)
     for (; panel + together <= panels; panel += together) row_groups(std::true_type{}, panel);
   for (; panel < panels; ++panel) row_groups(std::false_type{}, panel);
+}
+
+// Calls action with the number of vectors, as a constant, that the columns of the panel at `column` take.
+template <class T, class Action>
+inline void with_vectors(int64_t column, int64_t columns, const Action& action) {
+  const int64_t left = columns - column;
+  if (left > 2 * Simd<T>::lanes) return action(std::integral_constant<int, 3>{});
+  if (left > Simd<T>::lanes) return action(std::integral_constant<int, 2>{});
+  action(std::integral_constant<int, 1>{});
 }
 
 // Waking another thread costs more than a small call: then everything runs here.
