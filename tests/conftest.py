@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
-from native.build import build_bindings, has_avx2
+from native.build import build_bindings, has
 
 THREADS = 2  # fixed, so that a test does the same on every machine; two, so that the threaded paths run
 
@@ -43,6 +43,6 @@ def poisoned() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def native(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The kernels' insides, bound by pybind11."""
-    if not has_avx2():
+    if not has("avx2"):
         pytest.skip("this machine has no AVX2")
     return build_bindings(tmp_path_factory.mktemp("native"))

@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 
 import pytest
-from native.build import AVX2, COMMON, CSRC, CXX, HERE, compile_all, has_avx2, run
+from native.build import AVX2, COMMON, CSRC, CXX, HERE, compile_all, has, run
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the program names x86-64's instruction sets")
 
@@ -29,7 +29,7 @@ CASES = 400
     ids=["base-address-undefined", "base-thread", "avx2-address", "wide", "wide-bf16"],
 )
 def test_kernels_are_right_and_clean(name: str, flags: list[str], tmp_path: Path) -> None:
-    if name != "base" and not has_avx2():
+    if name != "base" and not has("avx2"):
         pytest.skip("this machine has no AVX2")
     built = {name, "avx512"} if name == "avx512_bf16" else {name}  # which adds to avx512
     others = {"base", "avx2", "avx512", "avx512_bf16"} - built

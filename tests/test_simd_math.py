@@ -6,6 +6,16 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from native.build import build_bindings, has
+
+
+@pytest.fixture(scope="module", params=[("avx2", 32), ("avx512bw", 64)], ids=["avx2", "avx512"])
+def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The vector arithmetic of each instruction set, which has its own text here and there."""
+    instructions, vector_bytes = request.param
+    if not has(instructions):
+        pytest.skip(f"this machine has no {instructions}")
+    return build_bindings(tmp_path_factory.mktemp("native"), vector_bytes)
 
 
 def every_float(step: int) -> np.ndarray:

@@ -6,6 +6,8 @@
 // both is under 3 ulps over all of the range (tests/test_simd_math.py). NaN goes through; infinities saturate.
 #pragma once
 
+#include <type_traits>
+
 #include "simd.h"
 
 namespace gru_fused {
@@ -62,7 +64,7 @@ struct VectorMath {
   static inline __attribute__((always_inline)) Value sigmoid(Value x) {
     const Value y = clamp(-x, -C::largest, C::largest);
     const Exp e = exp(y);
-    return T(1) / (T(1) + (e.scale + e.scale * e.minus_one));
+    return reciprocal(T(1) + (e.scale + e.scale * e.minus_one));
   }
 
   // tanh |x| = E / (E + 2) with E = e^(2|x|) - 1, which keeps all digits near zero.
@@ -72,14 +74,30 @@ struct VectorMath {
     const Value magnitude = bits_as<Value>(bits_as<Int>(x) ^ sign);
     const Exp e = exp(T(2) * clamp(magnitude, T(0), C::tanh_one));
     const Value E = e.scale * e.minus_one + (e.scale - T(1));
-    return bits_as<Value>(bits_as<Int>(E / (E + T(2))) | sign);
+    return bits_as<Value>(bits_as<Int>(E * reciprocal(E + T(2))) | sign);
   }
 
  private:
-  // A comparison with NaN is false, so NaN stays.
+  // NaN stays: where a comparison with it decides, x is taken.
   static inline __attribute__((always_inline)) Value clamp(Value x, T low, T high) {
+#if defined(__AVX512F__) && GRU_FUSED_VECTOR_BYTES == 64  // which the compiler makes of the same text in twice as many
+    if constexpr (std::is_same_v<T, float>)
+      return bits_as<Value>(
+          _mm512_max_ps(_mm512_set1_ps(low), _mm512_min_ps(_mm512_set1_ps(high), bits_as<__m512>(x))));
+#endif
     x = x > broadcast(high) ? broadcast(high) : x;
     return x < broadcast(low) ? broadcast(low) : x;
+  }
+
+  // 1 / x for finite x > 0. An estimate of 14 bits and a Newton step take a third of a division's time.
+  static inline __attribute__((always_inline)) Value reciprocal(Value x) {
+#if defined(__AVX512F__) && GRU_FUSED_VECTOR_BYTES == 64
+    if constexpr (std::is_same_v<T, float>) {
+      const Value estimate = bits_as<Value>(_mm512_rcp14_ps(bits_as<__m512>(x)));
+      return estimate + estimate * (T(1) - x * estimate);
+    }
+#endif
+    return T(1) / x;
   }
 };
 

@@ -1,5 +1,7 @@
 // What is no op, bound for the tests: the vector arithmetic and the plan. Built on demand, never in a wheel.
+#ifndef GRU_FUSED_VECTOR_BYTES
 #define GRU_FUSED_VECTOR_BYTES 32
+#endif
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -67,7 +69,7 @@ py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int 
 
 }  // namespace
 
-PYBIND11_MODULE(gru_fused_native, m) {
+PYBIND11_MODULE(MODULE_NAME, m) {
   m.def("sigmoid_f32", &sigmoid<float>);
   m.def("sigmoid_f64", &sigmoid<double>);
   m.def("tanh_f32", &tanh<float>);

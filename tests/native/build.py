@@ -20,11 +20,13 @@ CXX = os.environ.get("CXX", "c++")
 COMMON = ["-std=c++20", "-Wno-psabi"]
 # AVX2 is what 32- and 64-byte vectors are compiled for here; a machine without it runs the portable kernels only.
 AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
 
 
-def has_avx2() -> bool:
+def has(instructions: str) -> bool:
+    """Whether this machine runs them: avx2, avx512bw."""
     cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and " avx2 " in cpuinfo.read_text()
+    return cpuinfo.exists() and f" {instructions} " in cpuinfo.read_text()
 
 
 def compile_all(sources: dict[Path, list[str]], folder: Path) -> list[Path]:
@@ -47,16 +49,19 @@ def run(command: list[str], **options: object) -> str:
     return result.stdout
 
 
-def build_bindings(folder: Path) -> ModuleType:
-    """The module of bindings.cpp."""
+def build_bindings(folder: Path, vector_bytes: int = 32) -> ModuleType:
+    """The module of bindings.cpp, its arithmetic in vectors of 32 (AVX2) or 64 bytes (AVX-512)."""
     pybind11 = pytest.importorskip("pybind11", reason="pybind11 binds the kernels' insides to the tests")
+    name = f"gru_fused_native_{vector_bytes}"
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
     flags = ["-O2", "-fPIC", *includes]
-    objects = compile_all({HERE / "bindings.cpp": [*flags, *AVX2], CSRC / "cpu/plan.cpp": flags}, folder)
-    library = folder / f"gru_fused_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    bindings = [*flags, *(AVX512 if vector_bytes == 64 else AVX2)]
+    bindings += [f"-DGRU_FUSED_VECTOR_BYTES={vector_bytes}", f"-DMODULE_NAME={name}"]
+    objects = compile_all({HERE / "bindings.cpp": bindings, CSRC / "cpu/plan.cpp": flags}, folder)
+    library = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
     run([CXX, "-shared", *undefined, *map(str, objects), "-o", str(library)])
-    spec = importlib.util.spec_from_file_location("gru_fused_native", library)
+    spec = importlib.util.spec_from_file_location(name, library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
