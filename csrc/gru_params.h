@@ -59,16 +59,20 @@ struct Shape {
   }
 };
 
-struct ForwardDirection {
+// What one direction of a layer is computed from.
+struct DirectionArguments {
   Rows<const void> x;          // [T, B, I]
   Rows<const void> hx;         // [B, H]
   Rows<const void> w_ih;       // [3H, I]
   Rows<const void> w_hh;       // [3H, H]
   const void* b_ih = nullptr;  // [3H] or null
   const void* b_hh = nullptr;  // [3H] or null
-  Rows<void> output;           // [T, B, H]
-  Rows<void> h_n;              // [B, H]
-  Rows<void> gates;            // [T, B, 4H] as in gru_cell.h, or null: nothing is saved for a backward
+};
+
+struct ForwardDirection : DirectionArguments {
+  Rows<void> output;  // [T, B, H]
+  Rows<void> h_n;     // [B, H]
+  Rows<void> gates;   // [T, B, 4H] as in gru_cell.h, or null: nothing is saved for a backward
 };
 
 struct ForwardParams {
@@ -76,15 +80,11 @@ struct ForwardParams {
   ForwardDirection direction[2];
 };
 
-struct BackwardDirection {
+struct BackwardDirection : DirectionArguments {
   Rows<const void> grad_output;  // [T, B, H] or null: zero
   Rows<const void> grad_h_n;     // [B, H] or null: zero
-  Rows<const void> x;            // [T, B, I]
-  Rows<const void> hx;           // [B, H]
   Rows<const void> output;       // [T, B, H]
-  Rows<const void> gates;        // [T, B, 4H]
-  Rows<const void> w_ih;         // [3H, I]
-  Rows<const void> w_hh;         // [3H, H]
+  Rows<const void> gates;        // [T, B, 4H], or null (in both directions): recomputed
   Rows<void> grad_x;             // [T, B, I] or null: not wanted
   Rows<void> grad_hx;            // [B, H]
   void* grad_w_ih = nullptr;     // [3H, I], dense, or null: no gradient of a weight is wanted
@@ -96,6 +96,8 @@ struct BackwardDirection {
 struct BackwardParams {
   Shape shape;
   BackwardDirection direction[2];
+
+  bool recompute() const { return !direction[0].gates.data; }
 };
 
 }  // namespace gru_fused

@@ -15,31 +15,42 @@ from gru_fused import _ops, reference
 
 
 def apply(
-    x: Tensor, hx: Tensor, batch_sizes: Tensor | None, bias: bool, weights: Sequence[Tensor]
+    x: Tensor,
+    hx: Tensor,
+    batch_sizes: Tensor | None,
+    bias: bool,
+    weights: Sequence[Tensor],
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """One layer: output and h_n. Or, if hx is (B, H), one step of a cell, x (B, I): its state, and None."""
+    """One layer: output and h_n. Or, if hx is (B, H), one step of a cell, x (B, I): its state, and None.
+
+    ``recompute`` is for layers: the gates are not saved, their backward makes them again.
+    """
     function = Layer if torch._C._are_functorch_transforms_active() else _EagerLayer
-    output, h_n, _ = function.apply(x, hx, batch_sizes, bias, *weights)
+    output, h_n, _ = function.apply(x, hx, batch_sizes, bias, recompute, *weights)
     return output, h_n
 
 
 class Layer(torch.autograd.Function):
-    """The ops gru_forward_train and gru_cell_train with their gradient; shapes are in csrc/ops/schema.cpp."""
+    """A layer or a cell with its gradient: output, h_n or None, gates or None; shapes are in csrc/ops/schema.cpp."""
 
     @staticmethod
     def forward(
-        x: Tensor, hx: Tensor, batch_sizes: Tensor | None, bias: bool, *weights: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        x: Tensor, hx: Tensor, batch_sizes: Tensor | None, bias: bool, recompute: bool, *weights: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if hx.dim() == 2:
             h, gates = _ops.cell_train(x, hx, weights, bias)
             return h, None, gates
+        if recompute:
+            return *_ops.forward(x, hx, weights, bias, hx.shape[0] == 2, batch_sizes), None
         return _ops.forward_train(x, hx, weights, bias, batch_sizes)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
-        x, hx, batch_sizes, bias, *weights = inputs
+        x, hx, batch_sizes, bias, _, *weights = inputs
         output, _, gates = outputs
-        ctx.mark_non_differentiable(gates)
+        if gates is not None:
+            ctx.mark_non_differentiable(gates)
         ctx.set_materialize_grads(False)
         ctx.bias = bias
         ctx.save_for_backward(output, gates, x, hx, batch_sizes, *weights)
@@ -53,7 +64,7 @@ class Layer(torch.autograd.Function):
             return _differentiable_grads(
                 x, hx, batch_sizes, ctx.bias, weights, ctx.needs_input_grad, grad_output, grad_h_n
             )
-        need_x, _, _, _, *need_weights = ctx.needs_input_grad
+        need_x, _, _, _, _, *need_weights = ctx.needs_input_grad
         if hx.dim() == 2:
             grads = _ops.cell_backward(grad_output, x, hx, output, gates, weights, ctx.bias, need_x, any(need_weights))
         else:
@@ -62,14 +73,14 @@ class Layer(torch.autograd.Function):
             )
         grad_hx, *grads = grads
         grad_x = grads.pop(0) if need_x else None
-        return grad_x, grad_hx, None, None, *(grads or [None] * len(weights))
+        return grad_x, grad_hx, None, None, None, *(grads or [None] * len(weights))
 
 
 class _EagerLayer(Layer):
     """The same, for calls outside torch.func: with a context for its first argument, apply costs 10 us less."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         outputs = Layer.forward(*inputs)
         Layer.setup_context(ctx, inputs, outputs)
         return outputs
@@ -89,8 +100,8 @@ def _differentiable_grads(
 ) -> tuple[Tensor | None, ...]:
     """The same gradients from torch operations (a loop over time), so that they can be differentiated again."""
     # Views, so that a tensor given twice (tied directions) is two inputs with a gradient each.
-    inputs = [None if y is None else y.view_as(y) for y in (x, hx, None, None, *weights)]
-    x, hx, _, _, *weights = inputs
+    inputs = [None if y is None else y.view_as(y) for y in (x, hx, None, None, None, *weights)]
+    x, hx, _, _, _, *weights = inputs
     if hx.dim() == 2:
         output = h_n = reference.gru(x.unsqueeze(0), hx.unsqueeze(0), weights, bias=bias)[1].squeeze(0)
     else:

@@ -88,7 +88,7 @@ def _(
     x: Tensor,
     hx: Tensor,
     output: Tensor,
-    gates: Tensor,
+    gates: Tensor | None,
     weights: list[Tensor],
     bias: bool,
     batch_sizes: Tensor | None,

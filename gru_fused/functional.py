@@ -29,6 +29,7 @@ def gru(
     bidirectional: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """A GRU of one or more layers over a batch of sequences.
 
@@ -47,6 +48,10 @@ def gru(
         bidirectional: whether each layer has a second direction, from the last step to the first.
         batch_first: whether the first axis of input and output is the batch.
         batch_sizes: int64 ``(T,)`` on the CPU: how many sequences are alive at each step, as in ``PackedSequence``.
+        recompute: for training in less memory: of each layer only its arguments and its output are kept for the
+            backward, which makes the gates, 4H numbers a step, sequence and direction, again. Its gradients are the
+            same up to rounding; in bfloat16 and float16 they come from the rounded output in place of float32 states,
+            with an error of the same size.
 
     Returns:
         The last layer's states, ``(T, B, D * H)`` (``(B, T, D * H)``, ``(N, D * H)``), and the last state of every
@@ -90,7 +95,7 @@ def gru(
         if not _needs_grad(x, hx, weights) and not (dropout and training):
             x, h_n = _ops.forward(x, hx, weights, bias, bidirectional, batch_sizes)
         else:
-            x, h_n = _layers(x, hx, weights, bias, directions, batch_sizes, dropout if training else 0.0)
+            x, h_n = _layers(x, hx, weights, bias, directions, batch_sizes, dropout if training else 0.0, recompute)
     except RuntimeError:
         _check_same_device(x, hx, weights)
         raise
@@ -154,6 +159,7 @@ def _layers(
     directions: int,
     batch_sizes: Tensor | None,
     dropout: float,
+    recompute: bool,
 ) -> tuple[Tensor, Tensor]:
     """Layer by layer, each with its gradient; dropout before every layer but the first."""
     num_layers = hx.shape[0] // directions
@@ -165,7 +171,7 @@ def _layers(
         states = hx if num_layers == 1 else hx[layer * directions : (layer + 1) * directions]
         of_layer = weights[layer * per_layer : (layer + 1) * per_layer]
         if _needs_grad(x, states, of_layer):
-            x, h_n = _autograd.apply(x, states, batch_sizes, bias, of_layer)
+            x, h_n = _autograd.apply(x, states, batch_sizes, bias, of_layer, recompute)
         else:
             x, h_n = _ops.forward(x, states, of_layer, bias, directions == 2, batch_sizes)
         finals.append(h_n)

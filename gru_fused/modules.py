@@ -32,6 +32,10 @@ class GRU(nn.RNNBase):
         bidirectional: D = 2 instead of 1. Default False.
         device: of the parameters.
         dtype: of the parameters: float32, float64, bfloat16 or float16.
+        recompute: keyword only, not one of nn.GRU's: training keeps no gates (``4 * H`` numbers a step, sequence and
+            direction) but makes them again in the backward, for less memory and more time. Gradients are the same up to
+            rounding; in bfloat16 and float16 they come from the rounded output in place of float32 states, with an
+            error of the same size. An attribute that may be set at any time. Default False.
 
     Call with:
         input: ``(T, B, I)``, ``(B, T, I)``, unbatched ``(T, I)``, or a ``PackedSequence``.
@@ -49,13 +53,21 @@ class GRU(nn.RNNBase):
         >>> output, h_n = rnn(torch.randn(5, 3, 10))
         >>> output.shape, h_n.shape
         (torch.Size([5, 3, 40]), torch.Size([4, 3, 20]))
+        >>> gru_fused.GRU(10, 20, recompute=True)
+        GRU(10, 20, recompute=True)
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    recompute = False  # of the class, for modules that were made as an nn.GRU
+
+    def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         if "proj_size" in kwargs or (len(args) > 7 and args[7] != 0):
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         # Not super(): compat.GRU puts nn.GRU between, whose constructor has no mode.
         nn.RNNBase.__init__(self, "GRU", *args, **kwargs)
+        self.recompute = recompute
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
     @property
     def _flat_weights(self) -> list[Tensor | None]:
@@ -110,6 +122,7 @@ class GRU(nn.RNNBase):
             bidirectional=self.bidirectional,
             batch_first=self.batch_first,
             batch_sizes=batch_sizes,
+            recompute=self.recompute,
         )
 
     def _check(

@@ -91,7 +91,7 @@ def gru(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The whole GRU; arguments and results as :func:`gru_fused.functional.gru`.
+    """The whole GRU; arguments (but for ``recompute``) and results as :func:`gru_fused.functional.gru`.
 
     Example:
         >>> import torch

@@ -59,7 +59,7 @@ class Case:
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def module(self, cls: type[Module], dtype: torch.dtype = torch.float64) -> Module:
+    def module(self, cls: Callable[..., Module], dtype: torch.dtype = torch.float64) -> Module:
         return cls(
             self.I,
             self.H,
@@ -272,11 +272,18 @@ def pooled(draws: Sequence[Results]) -> Results:
     return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
 
 
-def assert_gru_as_good(case: Case, dtype: torch.dtype, *, gradients: bool, scale: float = 1.0) -> None:
+def assert_gru_as_good(
+    case: Case,
+    dtype: torch.dtype,
+    *,
+    gradients: bool,
+    scale: float = 1.0,
+    made: Callable[..., gru_fused.GRU] = gru_fused.GRU,
+) -> None:
     """``gru_fused.GRU`` against nn.GRU over several draws of weights, inputs and cotangents, in one dtype."""
     ours, theirs, truth = [], [], []
     for _ in range(8 if case.H > 1 else 32):  # the fewer the numbers, the more of them
-        rnn = case.module(gru_fused.GRU, dtype)
+        rnn = case.module(made, dtype)
         given = case.inputs(dtype, scale)
         compute = partial(run, cotangents=case.cotangents(dtype)) if gradients else forward
         ours.append(compute(rnn, *given))

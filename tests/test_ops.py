@@ -43,13 +43,15 @@ def test_forward_passes_opcheck(op: torch._ops.OpOverload, layer: dict[str, obje
     assert set(result.values()) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recomputed"])
 @pytest.mark.parametrize("needs", [(True, True), (False, True), (True, False)], ids=["all", "weights", "x"])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_backward_passes_opcheck(layer: dict[str, object], needs: tuple[bool, bool]) -> None:
+def test_backward_passes_opcheck(layer: dict[str, object], needs: tuple[bool, bool], recompute: bool) -> None:
     x, hx, weights, bias, batch_sizes = arguments(**layer)
     output, h_n, gates = _ops.forward_train(x, hx, weights, bias, batch_sizes)
     grads = torch.randn_like(output), torch.randn_like(h_n)
-    result = opcheck(_ops.backward, (*grads, x, hx, output, gates, weights, bias, batch_sizes, *needs))
+    saved = None if recompute else gates
+    result = opcheck(_ops.backward, (*grads, x, hx, output, saved, weights, bias, batch_sizes, *needs))
     assert set(result.values()) == {"SUCCESS"}
 
 

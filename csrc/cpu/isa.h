@@ -23,7 +23,8 @@ auto with_storage(DType dtype, const Action& action) {
   return action(float{});
 }
 
-size_t forward_scratch(const Shape& shape, int64_t threads) {
+size_t forward_scratch(const ForwardParams& params, int64_t threads) {
+  const Shape& shape = params.shape;
   return with_storage(shape.dtype, [&](auto storage) {
     using S = decltype(storage);
     using T = Accumulate<S>;
@@ -32,10 +33,10 @@ size_t forward_scratch(const Shape& shape, int64_t threads) {
   });
 }
 
-size_t backward_scratch(const Shape& shape, int64_t threads) {
-  return with_storage(shape.dtype, [&](auto storage) {
+size_t backward_scratch(const BackwardParams& params, int64_t threads) {
+  return with_storage(params.shape.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return size_t(backward_layout<S>(shape, cpu::plan_of(shape, threads)).total) * sizeof(Accumulate<S>);
+    return size_t(backward_layout<S>(params, cpu::plan_of(params.shape, threads)).total) * sizeof(Accumulate<S>);
   });
 }
 

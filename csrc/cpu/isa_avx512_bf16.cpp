@@ -6,10 +6,10 @@
 namespace gru_fused {
 namespace {
 
-size_t forward_scratch(const Shape& shape, int64_t threads) {
-  if (shape.dtype != DType::bf16) return cpu::kernels_avx512().forward_scratch(shape, threads);
-  const cpu::Plan plan = cpu::plan_of(shape, threads);
-  return size_t(ForwardScratch(shape, plan, Simd<float>::lanes, Bf16Pairs::terms).total) * sizeof(float);
+size_t forward_scratch(const ForwardParams& params, int64_t threads) {
+  if (params.shape.dtype != DType::bf16) return cpu::kernels_avx512().forward_scratch(params, threads);
+  const cpu::Plan plan = cpu::plan_of(params.shape, threads);
+  return size_t(ForwardScratch(params.shape, plan, Simd<float>::lanes, Bf16Pairs::terms).total) * sizeof(float);
 }
 
 void forward(const ForwardParams& params, void* scratch, const cpu::Parallel& parallel) {

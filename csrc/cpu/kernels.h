@@ -18,9 +18,9 @@ struct Parallel {
 // The kernels of one instruction set.
 struct Kernels {
   const char* name;
-  // Bytes of scratch memory, aligned to 64, that a call with this shape needs.
-  size_t (*forward_scratch)(const Shape&, int64_t threads);
-  size_t (*backward_scratch)(const Shape&, int64_t threads);
+  // Bytes of scratch memory, aligned to 64, that a call needs.
+  size_t (*forward_scratch)(const ForwardParams&, int64_t threads);
+  size_t (*backward_scratch)(const BackwardParams&, int64_t threads);
   void (*forward)(const ForwardParams&, void* scratch, const Parallel&);
   void (*backward)(const BackwardParams&, void* scratch, const Parallel&);
 };

@@ -87,7 +87,7 @@ class Scratch {
 template <class Call, class ScratchBytes, class Run>
 void launch(const Call& call, const ScratchBytes& scratch_bytes, const Run& run) {
   const cpu::Parallel parallel = torch_parallel();
-  const Scratch scratch(scratch_bytes(call.params.shape, parallel.threads));
+  const Scratch scratch(scratch_bytes(call.params, parallel.threads));
   run(call.params, scratch.data(), parallel);
 }
 
@@ -99,7 +99,7 @@ ForwardCall run_forward(const Tensor& x, const Tensor& hx, const std::vector<Ten
 }
 
 std::vector<Tensor> run_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x,
-                                 const Tensor& hx, const Tensor& output, const Tensor& gates,
+                                 const Tensor& hx, const Tensor& output, const OptionalTensor& gates,
                                  const std::vector<Tensor>& weights, bool bias, const OptionalTensor& batch_sizes,
                                  bool cell, bool need_x, bool need_weights) {
   BackwardCall call(grad_output, grad_h_n, x, hx, output, gates, Weights(weights, bias), batch_sizes, cell, need_x,
@@ -148,7 +148,7 @@ std::tuple<Tensor, Tensor, Tensor> gru_forward_train(Tensor x, Tensor hx, std::v
 }
 
 std::vector<Tensor> gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor x, Tensor hx,
-                                 Tensor output, Tensor gates, std::vector<Tensor> weights, bool bias,
+                                 Tensor output, OptionalTensor gates, std::vector<Tensor> weights, bool bias,
                                  OptionalTensor batch_sizes, bool need_x, bool need_weights) {
   return run_backward(grad_output, grad_h_n, x, hx, output, gates, weights, bias, batch_sizes, false, need_x,
                       need_weights);

@@ -101,6 +101,21 @@ Tensor Layer::sum_directions(const Tensor& array) const {
   return strided(sum, 0, {shape_.steps, shape_.batch, n}, {shape_.batch * n, n, 1});
 }
 
+DirectionArguments Layer::arguments(const Tensor& x, const Tensor& hx, const Weights& weights, int d,
+                                    std::forward_list<Tensor>& copies) const {
+  const auto dense = [&](const Tensor& tensor) -> const Tensor& { return with_dense_rows(tensor, copies); };
+  DirectionArguments to;
+  to.x = step_rows<const void>(x, 0, element_size());
+  to.hx = state_rows<const void>(hx, d, element_size());
+  to.w_ih = matrix_rows(dense(weights.w_ih(d)));
+  to.w_hh = matrix_rows(dense(weights.w_hh(d)));
+  if (weights.has_bias()) {
+    to.b_ih = dense(weights.b_ih(d)).data_ptr();
+    to.b_hh = dense(weights.b_hh(d)).data_ptr();
+  }
+  return to;
+}
+
 ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes,
                          bool cell, bool save, const OptionalTensor& h_n_given)
     : layer(x, hx, weights, batch_sizes, cell),
@@ -113,14 +128,7 @@ ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weigh
   params.shape = layer.shape();
   for (int d = 0; d < weights.directions(); ++d) {
     ForwardDirection& to = params.direction[d];
-    to.x = step_rows<const void>(inputs, 0, element);
-    to.hx = state_rows<const void>(states, d, element);
-    to.w_ih = matrix_rows(dense(weights.w_ih(d)));
-    to.w_hh = matrix_rows(dense(weights.w_hh(d)));
-    if (weights.has_bias()) {
-      to.b_ih = dense(weights.b_ih(d)).data_ptr();
-      to.b_hh = dense(weights.b_hh(d)).data_ptr();
-    }
+    static_cast<DirectionArguments&>(to) = layer.arguments(inputs, states, weights, d, copies);
     to.output = step_rows<void>(output, d * H, element);
     to.h_n = state_rows<void>(h_n, d, element);
     if (save) to.gates = layer.own_rows<void>(*gates, d);
@@ -128,13 +136,15 @@ ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weigh
 }
 
 BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x,
-                           const Tensor& hx, const Tensor& output, const Tensor& gates, const Weights& weights,
+                           const Tensor& hx, const Tensor& output, const OptionalTensor& gates, const Weights& weights,
                            const OptionalTensor& batch_sizes, bool cell, bool need_x, bool need_weights)
     : layer(x, hx, weights, batch_sizes, cell), grad_hx(layer.new_states(x)) {
   const int64_t D = layer.shape().directions, H = layer.shape().hidden, I = layer.inputs();
   const int64_t element = layer.element_size();
-  check_like("gates", gates, x);
-  check_shape("gates", gates, {D, layer.rows(), 4 * H});
+  if (gates) {
+    check_like("gates", *gates, x);
+    check_shape("gates", *gates, {D, layer.rows(), 4 * H});
+  }
   check_like("output", output, x);
   layer.check_steps("output", output, D * H);
   if (grad_output) {
@@ -147,7 +157,8 @@ BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTens
   }
 
   const auto dense = [&](const Tensor& tensor) -> const Tensor& { return with_dense_rows(tensor, copies); };
-  const Tensor &inputs = dense(x), &states = dense(hx), &outputs = dense(output), &saved = dense(gates);
+  const Tensor &inputs = dense(x), &states = dense(hx), &outputs = dense(output);
+  const Tensor* const saved = gates ? &dense(*gates) : nullptr;
   const Tensor* const step_grads = grad_output ? &dense(*grad_output) : nullptr;
   const Tensor* const last_grads = grad_h_n ? &dense(*grad_h_n) : nullptr;
   if (need_x) grad_x = layer.new_rows(x, I);
@@ -158,14 +169,11 @@ BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTens
   grad_weights.reserve(need_weights ? 8 : 0);
   for (int d = 0; d < D; ++d) {
     BackwardDirection& to = params.direction[d];
+    static_cast<DirectionArguments&>(to) = layer.arguments(inputs, states, weights, d, copies);
     if (step_grads) to.grad_output = step_rows<const void>(*step_grads, d * H, element);
     if (last_grads) to.grad_h_n = state_rows<const void>(*last_grads, d, element);
-    to.x = step_rows<const void>(inputs, 0, element);
     to.output = step_rows<const void>(outputs, d * H, element);
-    to.gates = layer.own_rows<const void>(saved, d);
-    to.hx = state_rows<const void>(states, d, element);
-    to.w_ih = matrix_rows(dense(weights.w_ih(d)));
-    to.w_hh = matrix_rows(dense(weights.w_hh(d)));
+    if (saved) to.gates = layer.own_rows<const void>(*saved, d);
     to.grad_hx = state_rows<void>(grad_hx, d, element);
     if (need_x) to.grad_x = layer.own_rows<void>(*grad_x, d);
     if (!need_weights) continue;

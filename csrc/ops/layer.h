@@ -58,6 +58,9 @@ class Layer {
     return {static_cast<char*>(array.data_ptr()) + direction * array.stride(0) * element_size(),
             shape_.batch * array.stride(1), array.stride(1)};
   }
+  // What a direction is computed from; x and hx have dense rows already.
+  DirectionArguments arguments(const Tensor& x, const Tensor& hx, const Weights& weights, int d,
+                               std::forward_list<Tensor>& copies) const;
   // An array (D, rows, n) summed over its directions, in the layout of x.
   Tensor sum_directions(const Tensor& array) const;
 
@@ -92,8 +95,8 @@ struct BackwardCall {
   BackwardParams params;
 
   BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x, const Tensor& hx,
-               const Tensor& output, const Tensor& gates, const Weights& weights, const OptionalTensor& batch_sizes,
-               bool cell, bool need_x, bool need_weights);
+               const Tensor& output, const OptionalTensor& gates, const Weights& weights,
+               const OptionalTensor& batch_sizes, bool cell, bool need_x, bool need_weights);
 };
 
 }  // namespace gru_fused::ops

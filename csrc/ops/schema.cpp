@@ -6,7 +6,8 @@
 //   weights                  of each direction w_ih [3H, I], w_hh [3H, H] and, with bias, b_ih [3H], b_hh [3H]
 //   batch_sizes              int64 [T] on the CPU, never increasing
 //   output                   [T, B, D H] or [N, D H]
-//   gates                    what the backward needs, r, z, n, gh_n: [D, T B, 4H] or [D, N, 4H]
+//   gates                    what the backward needs, r, z, n, gh_n: [D, T B, 4H] or [D, N, 4H];
+//                            None: it makes them again
 //   gru_forward, L layers    hx, h_n [L D, B, H]; weights of each layer in turn
 //   h                        of a cell, one step: [B, H], x [B, I] and hx [B, H]
 //   grads                    of hx; of x, if need_x; of the weights in their order, if need_weights
@@ -20,7 +21,7 @@ STABLE_TORCH_LIBRARY(gru_fused, m) {
       "gru_forward_train(Tensor x, Tensor hx, Tensor[] weights, bool bias, Tensor? batch_sizes) "
       "-> (Tensor output, Tensor h_n, Tensor gates)");
   m.def(
-      "gru_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor x, Tensor hx, Tensor output, Tensor gates, "
+      "gru_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor x, Tensor hx, Tensor output, Tensor? gates, "
       "Tensor[] weights, bool bias, Tensor? batch_sizes, bool need_x, bool need_weights) -> Tensor[] grads");
   m.def("gru_cell(Tensor x, Tensor hx, Tensor[] weights, bool bias) -> Tensor h");
   m.def("gru_cell_train(Tensor x, Tensor hx, Tensor[] weights, bool bias) -> (Tensor h, Tensor gates)");

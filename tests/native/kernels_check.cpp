@@ -110,27 +110,36 @@ void larger(double& worst, double error) {
   if (!(error <= worst)) worst = error;  // NaN counts as larger
 }
 
-// Compares one direction with plain loops; the backward takes the kernel's own gates, so that each is judged alone.
-Worst compare(const Shape& s, const Direction& d, bool reverse) {
+// Compares one direction with plain loops; the backward takes the kernel's own gates, or recomputes them from its own
+// states, so that each is judged alone.
+Worst compare(const Shape& s, const Direction& d, bool reverse, bool recompute) {
   Worst worst;
   const int64_t H = s.hidden, I = s.inputs;
   std::vector<double> b_ih(3 * H), b_hh(3 * H), w_ih(3 * H * I), w_hh(3 * H * H);
   const auto row_at = [&](int64_t t, int64_t b) { return (s.offsets ? s.offsets[t] : t * s.batch) + b; };
+  std::vector<double> gates(4 * H), gi(3 * H), gh(3 * H);  // r, z, n, gh_n
+  const auto make_gates = [&](int64_t row, const std::vector<double>& h) {
+    for (int64_t j = 0; j < 3 * H; ++j) {
+      gi[j] = d.b_ih.get(0, j), gh[j] = d.b_hh.get(0, j);
+      for (int64_t i = 0; i < I; ++i) gi[j] += d.w_ih.get(j, i) * d.x.get(row, i);
+      for (int64_t i = 0; i < H; ++i) gh[j] += d.w_hh.get(j, i) * h[i];
+    }
+    for (int64_t i = 0; i < H; ++i) {
+      const double r = sigmoid(gi[i] + gh[i]);
+      gates[i] = r, gates[H + i] = sigmoid(gi[H + i] + gh[H + i]);
+      gates[2 * H + i] = std::tanh(gi[2 * H + i] + r * gh[2 * H + i]), gates[3 * H + i] = gh[2 * H + i];
+    }
+  };
   for (int64_t b = 0; b < s.batch; ++b) {
     int64_t length = 0;
     while (length < s.steps && s.rows_at(length) > b) ++length;
-    std::vector<double> h(H), grad(H), next(H), gi(3 * H), gh(3 * H), a(4 * H), before(H);
+    std::vector<double> h(H), grad(H), next(H), a(4 * H), before(H);
     for (int64_t i = 0; i < H; ++i) h[i] = d.hx.get(b, i);
     for (int64_t k = 0; k < length; ++k) {
       const int64_t row = row_at(reverse ? length - 1 - k : k, b);
-      for (int64_t j = 0; j < 3 * H; ++j) {
-        gi[j] = d.b_ih.get(0, j), gh[j] = d.b_hh.get(0, j);
-        for (int64_t i = 0; i < I; ++i) gi[j] += d.w_ih.get(j, i) * d.x.get(row, i);
-        for (int64_t i = 0; i < H; ++i) gh[j] += d.w_hh.get(j, i) * h[i];
-      }
+      make_gates(row, h);
       for (int64_t i = 0; i < H; ++i) {
-        const double r = sigmoid(gi[i] + gh[i]), z = sigmoid(gi[H + i] + gh[H + i]),
-                     n = std::tanh(gi[2 * H + i] + r * gh[2 * H + i]);
+        const double z = gates[H + i], n = gates[2 * H + i];
         next[i] = n + z * (h[i] - n);
         larger(worst.forward, std::fabs(next[i] - d.output.get(row, i)));
       }
@@ -142,10 +151,12 @@ Worst compare(const Shape& s, const Direction& d, bool reverse) {
     }
     for (int64_t k = length - 1; k >= 0; --k) {
       const int64_t row = row_at(reverse ? length - 1 - k : k, b);
-      for (int64_t i = 0; i < H; ++i) {
-        const auto gate = [&](int64_t g) { return d.gates.get(row, g * H + i); };
-        const double r = gate(0), z = gate(1), n = gate(2), gh_n = gate(3);
+      for (int64_t i = 0; i < H; ++i)
         before[i] = k == 0 ? d.hx.get(b, i) : d.output.get(row_at(reverse ? length - k : k - 1, b), i);
+      if (recompute) make_gates(row, before);
+      for (int64_t i = 0; i < H; ++i) {
+        const auto gate = [&](int64_t g) { return recompute ? gates[g * H + i] : d.gates.get(row, g * H + i); };
+        const double r = gate(0), z = gate(1), n = gate(2), gh_n = gate(3);
         const double dh = grad[i] + d.grad_output.get(row, i);
         const double a_n = dh * (1 - z) * (1 - n * n), a_z = dh * (before[i] - n) * z * (1 - z);
         const double grads[4] = {a_n * r, a_n * gh_n * r * (1 - r), a_z, a_n};
@@ -215,24 +226,22 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
     s.batch_sizes = batch_sizes.data(), s.offsets = offsets.data();
   }
 
+  const bool recompute = pick(0, 1);  // then no gates are saved
   std::vector<Direction> directions;
   ForwardParams forward{s, {}};
   BackwardParams backward{s, {}};
   for (int d = 0; d < s.directions; ++d) directions.emplace_back(s, n);
   for (int d = 0; d < s.directions; ++d) {
     Direction& a = directions[d];
-    forward.direction[d] = {a.x.in(s.batch),       a.hx.in(),           a.w_ih.in(),
-                            a.w_hh.in(),           a.b_ih.bytes.data(), a.b_hh.bytes.data(),
-                            a.output.out(s.batch), a.h_n.out(),         a.gates.out(s.batch)};
+    const DirectionArguments given{a.x.in(s.batch), a.hx.in(),           a.w_ih.in(),
+                                   a.w_hh.in(),     a.b_ih.bytes.data(), a.b_hh.bytes.data()};
+    forward.direction[d] = {given, a.output.out(s.batch), a.h_n.out(), recompute ? Rows<void>{} : a.gates.out(s.batch)};
     BackwardDirection& to = backward.direction[d];
+    static_cast<DirectionArguments&>(to) = given;
     to.grad_output = a.grad_output.in(s.batch);
     to.grad_h_n = a.grad_h_n.in();
-    to.x = a.x.in(s.batch);
-    to.hx = a.hx.in();
     to.output = a.output.in(s.batch);
-    to.gates = a.gates.in(s.batch);
-    to.w_ih = a.w_ih.in();
-    to.w_hh = a.w_hh.in();
+    if (!recompute) to.gates = a.gates.in(s.batch);
     to.grad_x = a.grad_x.out(s.batch);
     to.grad_hx = a.grad_hx.out();
     to.grad_w_ih = a.grad_w_ih.bytes.data();
@@ -245,10 +254,10 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
     bytes = (bytes + 63) / 64 * 64;
     return std::memset(std::aligned_alloc(64, bytes), 0xff, bytes);  // NaN in every type
   };
-  void* memory = scratch(kernels.forward_scratch(s, thread_count));
+  void* memory = scratch(kernels.forward_scratch(forward, thread_count));
   kernels.forward(forward, memory, parallel);
   std::free(memory);
-  memory = scratch(kernels.backward_scratch(s, thread_count));
+  memory = scratch(kernels.backward_scratch(backward, thread_count));
   kernels.backward(backward, memory, parallel);
   std::free(memory);
 
@@ -259,12 +268,13 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
                                                : 0.15;
   bool good = true;
   for (int d = 0; d < s.directions; ++d) {
-    const Worst worst = compare(s, directions[d], d == 1);
+    const Worst worst = compare(s, directions[d], d == 1, recompute);
     if (worst.forward <= bound && worst.backward <= bound) continue;
     good = false;
-    std::printf("case %lld direction %d dtype %d T%lld B%lld I%lld H%lld %s: forward %.3g backward %.3g\n",
+    std::printf("case %lld direction %d dtype %d T%lld B%lld I%lld H%lld %s%s: forward %.3g backward %.3g\n",
                 (long long)index, d, int(s.dtype), (long long)s.steps, (long long)s.batch, (long long)s.inputs,
-                (long long)s.hidden, s.batch_sizes ? "packed" : "padded", worst.forward, worst.backward);
+                (long long)s.hidden, s.batch_sizes ? "packed" : "padded", recompute ? " recompute" : "", worst.forward,
+                worst.backward);
   }
   return good;
 }

@@ -1,0 +1,207 @@
+// The two products that make the gates of some rows: the input projection, and the recurrent product, in whose
+// epilogue, while the sums are in registers, the cell is computed. The forward takes the second step by step, a tile's
+// rows at a time; a backward without saved gates knows all states and takes the rows of a whole chunk at once.
+#pragma once
+
+#include "../gru_cell.h"
+#include "kernels.h"
+#include "plan.h"
+#include "simd_math.h"
+#include "weights.h"
+
+namespace gru_fused {
+namespace {
+
+// A row of a matrix, as factors or as numbers.
+template <class S, class T>
+inline void put_row(const Blocks<T>& to, int64_t row, const S* x, int64_t count, bool factors) {
+  using Factors = FactorsOf<S>;
+  constexpr int64_t step = Simd<T>::lanes * Factors::terms;
+  if (factors)
+    for (int64_t k = 0; k < count; k += step)
+      store(to.at(row, k / Factors::terms), Factors::load_factors(x + k, count - k));
+  else
+    for (int64_t k = 0; k < count; k += Simd<T>::lanes) store(to.at(row, k), load(x + k, valid_lanes<T>(k, count)));
+}
+
+// Where the parts of one direction's weights begin in scratch memory, in elements of the accumulating type.
+struct GateWeightsScratch {
+  int64_t padded, panels, w_ih, w_hh, biases, total;
+
+  GateWeightsScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, int terms) {
+    constexpr int64_t line = 64 / sizeof(float);  // keeps every part on its own cache lines
+    padded = round_up(shape.hidden, lanes);
+    panels = padded / lanes;
+    w_ih = plan.packed ? round_up(3 * padded * factors_in(shape.inputs, terms), line) : 0;
+    w_hh = plan.packed ? round_up(3 * padded * factors_in(shape.hidden, terms), line) : 0;
+    biases = round_up(4 * padded, line);
+    total = w_ih + w_hh + biases;
+  }
+};
+
+// The weights of one direction as the two products read them.
+template <class S>
+struct GateWeights {
+  using T = Accumulate<S>;
+  using Factors = FactorsOf<S>;
+  static constexpr int lanes = Simd<T>::lanes;
+
+  const DirectionArguments& io;
+  int64_t inputs, hidden, panels;
+  bool packed;  // if not, the weights are read where they are
+  bool far;     // the panels of W_hh are past the second-level cache
+  T* biases;    // [panels][4][lanes]: of r, z, n, but for b_hn, which is the fourth
+  T* w_ih;      // panels
+  T* w_hh;      // panels
+
+  GateWeights(const DirectionArguments& io, const Shape& shape, const cpu::Plan& plan, const GateWeightsScratch& layout,
+              T* scratch)
+      : io(io),
+        inputs(shape.inputs),
+        hidden(shape.hidden),
+        panels(layout.panels),
+        packed(plan.packed),
+        far(layout.w_hh * int64_t(sizeof(T)) > kFarWeights),
+        biases(scratch),
+        w_ih(biases + layout.biases),
+        w_hh(w_ih + layout.w_ih) {}
+
+  int64_t input_factors() const { return factors_in(inputs, Factors::terms); }
+  int64_t state_factors() const { return factors_in(hidden, Factors::terms); }
+  T* w_ih_panel(int64_t p) const { return w_ih + p * input_factors() * kWidth<T>; }
+  T* w_hh_panel(int64_t p) const { return w_hh + p * state_factors() * kWidth<T>; }
+
+  void pack(int64_t p) const {
+    if (packed) {
+      pack_gates<Factors>(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p, w_ih_panel(p));
+      pack_gates<Factors>(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, hidden, p, w_hh_panel(p));
+    }
+    const int count = valid_lanes<T>(p * lanes, hidden);
+    const auto bias = [&](const void* data, int64_t gate) {
+      return data ? load(static_cast<const S*>(data) + gate * hidden + p * lanes, count) : Vec<T>{};
+    };
+    T* const to = biases + p * 4 * lanes;
+    store(to, bias(io.b_ih, 0) + bias(io.b_hh, 0));
+    store(to + lanes, bias(io.b_ih, 1) + bias(io.b_hh, 1));
+    store(to + 2 * lanes, bias(io.b_ih, 2));
+    store(to + 3 * lanes, bias(io.b_hh, 2));
+  }
+};
+
+// x W_ih^T with the biases of both projections, but for b_hn.
+template <class S>
+struct Projection {
+  using T = Accumulate<S>;
+  static constexpr int lanes = Simd<T>::lanes;
+
+  const GateWeights<S>& weights;
+  Blocks<const T> x;  // factors if the weights are packed, else numbers
+  T* gi;              // [panels][capacity of x][3][lanes]
+
+  void make(int64_t rows) const {
+    if (weights.packed)
+      for_blocks(rows, weights.panels, *this);
+    else
+      make_unpacked(rows);
+  }
+
+  template <int M, int P>
+  inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
+    Vec<T> acc[P][M][3];
+    const T* of_panel[P];
+    for (int p = 0; p < P; ++p) {
+      of_panel[p] = weights.w_ih_panel(panel + p);
+      for (int m = 0; m < M; ++m)
+        for (int g = 0; g < 3; ++g) acc[p][m][g] = bias(panel + p, g);
+    }
+    multiply<T, M, P, FactorsOf<S>>(acc, RowsOf<T>{x.from(row)}, of_panel, weights.input_factors());
+    for (int p = 0; p < P; ++p)
+      for (int m = 0; m < M; ++m)
+        for (int g = 0; g < 3; ++g) store(at(row + m, panel + p) + g * lanes, acc[p][m][g]);
+  }
+
+  void make_unpacked(int64_t rows) const {
+    multiply_unpacked<S, T>(x, rows, weights.io.w_ih, weights.hidden, weights.inputs, gi, x.capacity);
+    for (int64_t panel = 0; panel < weights.panels; ++panel)
+      for (int64_t row = 0; row < rows; ++row)
+        for (int g = 0; g < 3; ++g) {
+          T* const sum = at(row, panel) + g * lanes;
+          store(sum, load(sum) + bias(panel, g));
+        }
+  }
+
+  inline Vec<T> bias(int64_t panel, int g) const { return load(weights.biases + (panel * 4 + g) * lanes); }
+  inline T* at(int64_t row, int64_t panel) const { return gi + (panel * x.capacity + row) * kWidth<T>; }
+};
+
+// h W_hh^T and the cell. What comes of it is up to `Results`, row by row and vector by vector of units:
+//   Vec<T> before(row, unit)           the state before the step
+//   void prefetch(row, unit)           called some time before
+//   void keep(row, unit, step)         takes a Stepped
+template <class S, class Results>
+struct CellStep {
+  using T = Accumulate<S>;
+  static constexpr int lanes = Simd<T>::lanes;
+
+  const GateWeights<S>& weights;
+  const T* gi;  // [panels][gi_rows][3][lanes], from the first row on
+  int64_t gi_rows;
+  Blocks<const T> h;  // factors if the weights are packed, else numbers
+  T* gh;              // [panels][capacity of h][3][lanes], used only if the weights are not packed
+  Results results;
+
+  void make(int64_t rows) const {
+    if (weights.packed)
+      for_blocks(rows, weights.panels, *this);
+    else
+      make_unpacked(rows);
+  }
+
+  template <int M, int P>
+  inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
+    Vec<T> acc[P][M][3] = {};
+    const T* of_panel[P];
+    for (int p = 0; p < P; ++p) {
+      of_panel[p] = weights.w_hh_panel(panel + p);
+      for (int m = 0; m < M; ++m) prefetch(row + m, panel + p);
+    }
+    const RowsOf<T> rows{h.from(row)};
+    if constexpr (M == 1) {
+      if (weights.far) {
+        multiply_far<T, P, FactorsOf<S>>(acc, rows, of_panel, weights.state_factors());
+        for (int p = 0; p < P; ++p) epilogue(row, panel + p, acc[p][0]);
+        return;
+      }
+    }
+    multiply<T, M, P, FactorsOf<S>>(acc, rows, of_panel, weights.state_factors());
+    for (int p = 0; p < P; ++p)
+      for (int m = 0; m < M; ++m) epilogue(row + m, panel + p, acc[p][m]);
+  }
+
+  // What the epilogue will touch: the product takes longer than its way from the outer caches.
+  inline __attribute__((always_inline)) void prefetch(int64_t row, int64_t panel) const {
+    for (int g = 0; g < 3; ++g) __builtin_prefetch(gi + (panel * gi_rows + row) * kWidth<T> + g * lanes);
+    results.prefetch(row, panel * lanes);
+  }
+
+  void make_unpacked(int64_t rows) const {
+    multiply_unpacked<S, T>(h, rows, weights.io.w_hh, weights.hidden, weights.hidden, gh, h.capacity);
+    for (int64_t panel = 0; panel < weights.panels; ++panel)
+      for (int64_t row = 0; row < rows; ++row) {
+        const T* const product = gh + (panel * h.capacity + row) * kWidth<T>;
+        epilogue(row, panel, {load(product), load(product + lanes), load(product + 2 * lanes)});
+      }
+  }
+
+  inline __attribute__((always_inline)) void epilogue(int64_t row, int64_t panel, const Vec<T> (&sums)[3]) const {
+    const int64_t unit = panel * lanes;
+    const T* const in = gi + (panel * gi_rows + row) * kWidth<T>;
+    const Vec<T> b_hn = load(weights.biases + (panel * 4 + 3) * lanes);
+    results.keep(row, unit,
+                 cell_forward<VectorMath<T>>(load(in), load(in + lanes), load(in + 2 * lanes), sums[0], sums[1],
+                                             sums[2] + b_hn, results.before(row, unit)));
+  }
+};
+
+}  // namespace
+}  // namespace gru_fused
