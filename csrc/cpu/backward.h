@@ -13,6 +13,7 @@
 
 #include "gates.h"
 #include "gradients.h"
+#include "team.h"
 
 namespace gru_fused {
 namespace {
@@ -24,7 +25,7 @@ struct BackwardScratch {
   int64_t gi, gh;                                                         // of a piece, to recompute
   int64_t grad_h, product, grads, x_panels, h_panels, grad_x, bias_sums;  // of a piece
   int64_t grad_w_ih, grad_w_hh;  // of a piece, unless it writes its result directly
-  int64_t piece, total;
+  int64_t piece, teams, total;
 
   BackwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, int terms, bool direct, bool recompute)
       : gates(shape, plan, lanes, terms) {
@@ -51,7 +52,8 @@ struct BackwardScratch {
     grad_w_hh = direct ? 0 : round_up(3 * hidden * hidden, line);
     piece = round_up(
         gi + gh + grad_h + product + grads + x_panels + h_panels + grad_x + bias_sums + grad_w_ih + grad_w_hh, line);
-    total = shape.directions * direction + plan.pieces(shape) * piece;
+    teams = shape.directions * direction + plan.pieces(shape) * piece;
+    total = teams + plan.pieces(shape) * int64_t(sizeof(Team) / sizeof(float));
   }
 };
 
@@ -88,6 +90,22 @@ struct Backward {
   struct Piece {
     T *gi, *gh, *grad_h, *product, *grads, *x_panels, *h_panels, *grad_x, *bias_sums, *grad_w_ih, *grad_w_hh;
   };
+
+  // What one member of a team does: the units and columns of some panels. So it needs nothing of the others but the
+  // gate gradients of a step.
+  struct Part {
+    Member member;
+    Range states, inputs;  // panels
+    Range units;
+
+    static Range columns(Range panels, int64_t count) {
+      return {panels.begin * kWidth<T>, panels.end * kWidth<T> < count ? panels.end * kWidth<T> : count};
+    }
+  };
+  Part part_of(const Member& member) const {
+    const Range states = member.part(state_panels());
+    return {member, states, member.part(input_panels()), Part::columns(states, params.shape.hidden)};
+  }
 
   Blocks<T> grad_h_of(const Piece& piece) const { return {piece.grad_h, plan.tile_rows}; }
   Blocks<T> grads_of(const Piece& piece) const { return {piece.grads, plan.chunk_rows()}; }
@@ -141,27 +159,36 @@ struct Backward {
     }
   }
 
-  void piece(int64_t i) const {
+  Team* team_of(int64_t i) const { return reinterpret_cast<Team*>(scratch + layout.teams) + i; }
+
+  // Worker i: one of the team of piece i / team.
+  void work(int64_t i) const {
+    const Member member{team_of(i / plan.team), team_of(i / plan.team)->join(int(plan.team))};
+    if (member.rank >= 0) piece(i / plan.team, part_of(member));
+  }
+
+  void piece(int64_t i, const Part& part) const {
     const Piece piece = piece_of(i);
     const int direction = int(i / plan.shares);
     const int64_t first = i % plan.shares * plan.share_rows;
     const int64_t last = first + plan.share_rows < params.shape.batch ? first + plan.share_rows : params.shape.batch;
-    BiasSums<T> biases{4 * layout.padded, piece.bias_sums};
+    BiasSums<T> biases{layout.padded, part.units, piece.bias_sums};
     biases.clear();
     bool fresh = true;  // the weights' gradients hold nothing yet
     for (int64_t row = first; row < last; row += plan.tile_rows)
-      tile(piece, direction, row, row + plan.tile_rows < last ? row + plan.tile_rows : last, biases, fresh);
+      tile(piece, part, direction, row, row + plan.tile_rows < last ? row + plan.tile_rows : last, biases, fresh);
     biases.end_block();
   }
 
   // Rows [first, last) of the batch.
-  void tile(const Piece& piece, int direction, int64_t first, int64_t last, BiasSums<T>& biases, bool& fresh) const {
+  void tile(const Piece& piece, const Part& part, int direction, int64_t first, int64_t last, BiasSums<T>& biases,
+            bool& fresh) const {
     const Shape& shape = params.shape;
     const int64_t hidden = shape.hidden;
     const BackwardDirection& io = params.direction[direction];
     const S* grad_h_n = static_cast<const S*>(io.grad_h_n.data);
     for (int64_t row = first; row < last; ++row)
-      for (int64_t unit = 0; unit < layout.state_row; unit += lanes)
+      for (int64_t unit = part.units.begin; unit < part.units.end; unit += lanes)
         store(grad_h_of(piece).at(row - first, unit),
               grad_h_n ? load(grad_h_n + row * io.grad_h_n.row + unit, valid_lanes<T>(unit, hidden)) : Vec<T>{});
 
@@ -173,12 +200,13 @@ struct Backward {
         const int64_t rows = shape.rows_between(shape.time_of(s, direction), first, last);
         if (rows == 0) continue;
         for (int64_t row = 0; row < rows; ++row) {
-          gate_grads(piece, direction, s, first + row, row, done + row, biases);
+          gate_grads(piece, part, direction, s, first + row, row, done + row, biases);
           if (io.grad_b_ih) biases.end_row();
         }
+        part.member.meet();  // the product needs all units
         const GateBlocks<T> blocks{grads_from(piece, done, 0), hidden, layout.padded, {2, 0, 1}};
         if (plan.packed) {
-          multiply_panels(blocks, rows, w_hh_of(direction), hidden, grad_h_of(piece), true);
+          multiply_panels(blocks, rows, w_hh_of(direction), hidden, part.states, grad_h_of(piece), true);
         } else {
           // Added last, as in the epilogue of the other way: a sum that began with z * dh would be rounded at its size.
           const Blocks<T> product{piece.product, plan.tile_rows};
@@ -192,17 +220,18 @@ struct Backward {
         done += rows;
       }
       if (done == 0) continue;
-      if (io.grad_x.data) grad_x(piece, direction, first, last, begin, end, done);
+      if (io.grad_x.data) grad_x(piece, part, direction, first, last, begin, end, done);
       if (io.grad_w_ih) {
-        grad_weight(piece, piece.x_panels, done, piece.grad_w_ih, shape.inputs, {1, 2, 3}, !fresh);
-        grad_weight(piece, piece.h_panels, done, piece.grad_w_hh, hidden, {1, 2, 0}, !fresh);
-        fresh = false;
+        const bool add = !std::exchange(fresh, false);
+        grad_weight(piece, piece.x_panels, part.inputs, done, piece.grad_w_ih, shape.inputs, {1, 2, 3}, add);
+        grad_weight(piece, piece.h_panels, part.states, done, piece.grad_w_hh, hidden, {1, 2, 0}, add);
       }
+      part.member.meet();  // the gate gradients have been used
     }
 
     S* grad_hx = static_cast<S*>(io.grad_hx.data);
     for (int64_t row = first; row < last; ++row)
-      for (int64_t unit = 0; unit < hidden; unit += lanes)
+      for (int64_t unit = part.units.begin; unit < part.units.end; unit += lanes)
         store(grad_hx + row * io.grad_hx.row + unit, load(grad_h_of(piece).at(row - first, unit)),
               valid_lanes<T>(unit, hidden));
   }
@@ -236,14 +265,15 @@ struct Backward {
     if (rows == 0) return;
     const GateWeights<S> weights = gate_weights_of(direction);
     const ChunkGates<T> gates{grads_of(piece), layout.padded};
-    Projection<S>{weights, x, piece.gi}.make(rows);
-    CellStep<S, ChunkGates<T>>{weights, piece.gi, plan.chunk_rows(), states, piece.gh, gates}.make(rows);
+    const Range all{0, weights.panels};
+    Projection<S>{weights, x, piece.gi}.make(rows, all);
+    CellStep<S, ChunkGates<T>>{weights, piece.gi, plan.chunk_rows(), states, piece.gh, gates}.make(rows, all);
   }
 
   // Element by element for one row at the s-th step of the forward: `row` counts in the batch, `tile_row` in the tile
   // and `chunk_row` in the chunk. The row's x and state before the step go into panels.
-  void gate_grads(const Piece& piece, int direction, int64_t s, int64_t row, int64_t tile_row, int64_t chunk_row,
-                  BiasSums<T>& biases) const {
+  void gate_grads(const Piece& piece, const Part& part, int direction, int64_t s, int64_t row, int64_t tile_row,
+                  int64_t chunk_row, BiasSums<T>& biases) const {
     const Shape& shape = params.shape;
     const BackwardDirection& io = params.direction[direction];
     const int64_t hidden = shape.hidden, padded = layout.padded, t = shape.time_of(s, direction);
@@ -251,7 +281,7 @@ struct Backward {
     const S* const grad_output = io.grad_output.data ? row_of(io.grad_output, t, row) : nullptr;
     const S* const saved = params.recompute() ? nullptr : row_of(io.gates, t, row);
     const Blocks<T> grad_h = grad_h_of(piece).from(tile_row), to = grads_of(piece).from(chunk_row);
-    for (int64_t unit = 0; unit < hidden; unit += lanes) {
+    for (int64_t unit = part.units.begin; unit < part.units.end; unit += lanes) {
       const int count = valid_lanes<T>(unit, hidden);
       Vec<T> d = load(grad_h.at(0, unit));
       if (grad_output) d += load(grad_output + unit, count);
@@ -268,35 +298,36 @@ struct Backward {
       store(grad_h.at(0, unit), grads.h);
     }
     if (!io.grad_w_ih) return;
-    pack_row(before, hidden, piece.h_panels, plan.chunk_rows(), chunk_row);
-    pack_row(row_of(io.x, t, row), shape.inputs, piece.x_panels, plan.chunk_rows(), chunk_row);
+    pack_row(before, hidden, part.states, piece.h_panels, plan.chunk_rows(), chunk_row);
+    pack_row(row_of(io.x, t, row), shape.inputs, part.inputs, piece.x_panels, plan.chunk_rows(), chunk_row);
   }
 
   // The gradient of x of a chunk, steps [begin, end), which has `done` rows.
-  void grad_x(const Piece& piece, int direction, int64_t first, int64_t last, int64_t begin, int64_t end,
-              int64_t done) const {
+  void grad_x(const Piece& piece, const Part& part, int direction, int64_t first, int64_t last, int64_t begin,
+              int64_t end, int64_t done) const {
     const Shape& shape = params.shape;
     const BackwardDirection& io = params.direction[direction];
     const GateBlocks<T> blocks{grads_from(piece, 0, 1), shape.hidden, layout.padded, {0, 1, 2}};
     if (plan.packed)
-      multiply_panels(blocks, done, w_ih_of(direction), shape.inputs, grad_x_of(piece), false);
+      multiply_panels(blocks, done, w_ih_of(direction), shape.inputs, part.inputs, grad_x_of(piece), false);
     else
       multiply_unpacked<S, T>(blocks, done, io.w_ih, shape.inputs, grad_x_of(piece));
+    const Range columns = Part::columns(part.inputs, shape.inputs);
     int64_t from = 0;
     for (int64_t s = end - 1; s >= begin; --s) {
       const int64_t t = shape.time_of(s, direction), rows = shape.rows_between(t, first, last);
       S* to = static_cast<S*>(io.grad_x.data) + shape.step_offset(io.grad_x, t) + first * io.grad_x.row;
       for (int64_t row = 0; row < rows; ++row, ++from)
-        for (int64_t k = 0; k < shape.inputs; k += lanes)
+        for (int64_t k = columns.begin; k < columns.end; k += lanes)
           store(to + row * io.grad_x.row + k, load(grad_x_of(piece).at(from, k)), valid_lanes<T>(k, shape.inputs));
     }
   }
 
-  // blocks: where the gradients of r, z and n stand in a row of gate gradients.
-  void grad_weight(const Piece& piece, const T* panels, int64_t rows, T* to, int64_t columns,
+  // A part of the columns. blocks: where the gradients of r, z and n stand in a row of gate gradients.
+  void grad_weight(const Piece& piece, const T* panels, Range part, int64_t rows, T* to, int64_t columns,
                    const int64_t (&blocks)[3], bool add) const {
     const int64_t hidden = params.shape.hidden;
-    if (rows < kRows && !add) {
+    if (rows < kRows && !add && plan.team == 1) {
       for (int64_t gate = 0; gate < 3; ++gate)
         write_outer_products(grads_from(piece, 0, blocks[gate]), rows, hidden, panels, to + gate * hidden * columns,
                              columns);
@@ -304,36 +335,36 @@ struct Backward {
     }
     const auto block = [&](int64_t gate, int64_t unit, int64_t column) {
       with_vectors<T>(column, columns, [&](auto vectors) {
-        for_blocks(valid_lanes<T>(unit, hidden), 1,
+        for_blocks(valid_lanes<T>(unit, hidden), {0, 1},
                    WeightGradient<T, vectors>{grads_from(piece, 0, blocks[gate]), rows, unit,
                                               panels + column * plan.chunk_rows(), column, to + gate * hidden * columns,
                                               columns, add});
       });
     };
     // The panels stay in the cache, the result is written in order; or a panel stays, and the result comes by.
-    if (rows * columns * int64_t(sizeof(T)) <= kNearPanels) {
+    if (rows * (part.end - part.begin) * kWidth<T> * int64_t(sizeof(T)) <= kNearPanels) {
       for (int64_t gate = 0; gate < 3; ++gate)
         for (int64_t unit = 0; unit < hidden; unit += lanes)
-          for (int64_t column = 0; column < columns; column += kWidth<T>) block(gate, unit, column);
+          for (int64_t p = part.begin; p < part.end; ++p) block(gate, unit, p * kWidth<T>);
     } else {
-      for (int64_t column = 0; column < columns; column += kWidth<T>)
+      for (int64_t p = part.begin; p < part.end; ++p)
         for (int64_t gate = 0; gate < 3; ++gate)
-          for (int64_t unit = 0; unit < hidden; unit += lanes) block(gate, unit, column);
+          for (int64_t unit = 0; unit < hidden; unit += lanes) block(gate, unit, p * kWidth<T>);
     }
   }
 
-  // Row i of a direction's weight gradients, the sum over its pieces in their order; the first row sums the biases too.
+  // One gate of a direction: the gradients of weights and biases, the sums over the pieces in their order.
   void sum_pieces(int64_t i) const {
     const int64_t hidden = params.shape.hidden, inputs = params.shape.inputs;
-    const int direction = int(i / (3 * hidden));
-    const int64_t row = i % (3 * hidden);
+    const int direction = int(i / 3);
+    const int64_t gate = i % 3, row = gate * hidden;
     const BackwardDirection& io = params.direction[direction];
     if (io.grad_w_ih && !direct(plan)) {
-      add_up(direction, row * inputs, inputs, &Piece::grad_w_ih, io.grad_w_ih);
-      add_up(direction, row * hidden, hidden, &Piece::grad_w_hh, io.grad_w_hh);
+      add_up(direction, row * inputs, hidden * inputs, &Piece::grad_w_ih, io.grad_w_ih);
+      add_up(direction, row * hidden, hidden * hidden, &Piece::grad_w_hh, io.grad_w_hh);
     }
-    if (io.grad_b_ih && row % hidden == 0) {
-      const int64_t gate = row / hidden, blocks[2][3] = {{1, 2, 3}, {1, 2, 0}};
+    if (io.grad_b_ih) {
+      const int64_t blocks[2][3] = {{1, 2, 3}, {1, 2, 0}};
       for (int64_t unit = 0; unit < hidden; unit += lanes) {
         Vec<T> sums[2] = {};
         for (int64_t p = direction * plan.shares; p < (direction + 1) * plan.shares; ++p)
@@ -372,6 +403,14 @@ struct Backward {
 };
 
 template <class S>
+cpu::Plan backward_plan(const BackwardParams& params, int64_t threads) {
+  cpu::Plan plan = cpu::plan_of(params.shape, threads);
+  if (params.recompute()) plan.team = 1;  // each member would need the gates of all units
+  plan.parallel = plan.parallel && plan.workers(params.shape) > 1;
+  return plan;
+}
+
+template <class S>
 BackwardScratch backward_layout(const BackwardParams& params, const cpu::Plan& plan) {
   return BackwardScratch(params.shape, plan, Simd<Accumulate<S>>::lanes, FactorsOf<S>::terms, Backward<S>::direct(plan),
                          params.recompute());
@@ -379,16 +418,17 @@ BackwardScratch backward_layout(const BackwardParams& params, const cpu::Plan& p
 
 template <class S>
 void run_backward(const BackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
-  const cpu::Plan plan = cpu::plan_of(params.shape, parallel.threads);
+  const cpu::Plan plan = backward_plan<S>(params, parallel.threads);
   const Backward<S> backward{params, plan, backward_layout<S>(params, plan), static_cast<Accumulate<S>*>(scratch)};
   if (params.shape.batch == 0) return backward.clear_grads();
   const auto pack = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->pack(i); };
-  const auto piece = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->piece(i); };
+  const auto work = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->work(i); };
   const auto sum = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->sum_pieces(i); };
+  for (int64_t i = 0; i < plan.pieces(params.shape); ++i) new (backward.team_of(i)) Team;
   const int64_t directions = params.shape.directions;
   run_all(plan.parallel, parallel, directions * backward.panels(), pack, &backward);
-  run_all(plan.parallel, parallel, plan.pieces(params.shape), piece, &backward);
-  run_all(plan.parallel, parallel, directions * 3 * params.shape.hidden, sum, &backward);
+  run_all(plan.parallel, parallel, plan.workers(params.shape), work, &backward);
+  run_all(plan.parallel, parallel, directions * 3, sum, &backward);
 }
 
 }  // namespace

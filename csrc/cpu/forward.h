@@ -7,6 +7,7 @@
 #pragma once
 
 #include "gates.h"
+#include "team.h"
 
 namespace gru_fused {
 namespace {
@@ -66,7 +67,7 @@ struct TileStates {
 // Where the parts of the scratch memory begin, in elements of the accumulating type.
 struct ForwardScratch {
   GateWeightsScratch weights;  // of one direction
-  int64_t padded, inputs, gi, gh, state, factors, piece, total;
+  int64_t padded, inputs, gi, gh, state, factors, piece, teams, total;
 
   ForwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, int terms)
       : weights(shape, plan, lanes, terms) {
@@ -78,7 +79,8 @@ struct ForwardScratch {
     state = plan.tile_rows * padded;
     factors = terms == 1 ? 0 : plan.tile_rows * round_up(factors_in(padded, terms), lanes);
     piece = inputs + gi + gh + round_up(2 * (state + factors), line);
-    total = shape.directions * weights.total + plan.pieces(shape) * piece;
+    teams = shape.directions * weights.total + plan.pieces(shape) * piece;
+    total = teams + plan.pieces(shape) * int64_t(sizeof(Team) / sizeof(float));
   }
 };
 
@@ -104,19 +106,28 @@ struct Forward {
     weights_of(int(i / panels)).pack(i % panels);
   }
 
-  void piece(int64_t i) const {
+  Team* team_of(int64_t i) const { return reinterpret_cast<Team*>(scratch + layout.teams) + i; }
+
+  // Worker i: one of the team of piece i / team.
+  void work(int64_t i) const {
+    const Member member{team_of(i / plan.team), team_of(i / plan.team)->join(int(plan.team))};
+    if (member.rank >= 0) piece(i / plan.team, member);
+  }
+
+  void piece(int64_t i, const Member& member) const {
     const int direction = int(i / plan.shares);
     const int64_t first = i % plan.shares * plan.share_rows;
     const int64_t last = first + plan.share_rows < params.shape.batch ? first + plan.share_rows : params.shape.batch;
     for (int64_t row = first; row < last; row += plan.tile_rows)
-      tile(i, direction, row, row + plan.tile_rows < last ? row + plan.tile_rows : last);
+      tile(i, direction, row, row + plan.tile_rows < last ? row + plan.tile_rows : last, member);
   }
 
-  // Rows [first, last) of the batch.
-  void tile(int64_t i, int direction, int64_t first, int64_t last) const {
+  // Rows [first, last) of the batch, a member's part of the units.
+  void tile(int64_t i, int direction, int64_t first, int64_t last, const Member& member) const {
     const Shape& shape = params.shape;
-    const int64_t hidden = shape.hidden, padded = layout.padded;
+    const int64_t hidden = shape.hidden;
     const ForwardDirection& io = params.direction[direction];
+    const Range part = member.part(layout.weights.panels), units{part.begin * lanes, part.end * lanes};
     const GateWeights<S> weights = weights_of(direction);
     T* const scratch = piece_of(i);
     const Blocks<T> inputs{scratch, plan.chunk_rows()};
@@ -130,19 +141,20 @@ struct Forward {
     States<S> state = states_at(0), next = states_at(1);
     const S* hx = static_cast<const S*>(io.hx.data);
     for (int64_t row = first; row < last; ++row)
-      for (int64_t unit = 0; unit < padded; unit += lanes)
+      for (int64_t unit = units.begin; unit < units.end; unit += lanes)
         state.set(row - first, unit, load(hx + row * io.hx.row + unit, valid_lanes<T>(unit, hidden)));
 
     int64_t alive = last - first;
     for (int64_t begin = 0; begin < shape.steps; begin += plan.chunk_steps) {
       const int64_t end = begin + plan.chunk_steps < shape.steps ? begin + plan.chunk_steps : shape.steps;
-      project(weights, direction, first, last, begin, end, inputs, gi);
+      project(weights, direction, first, last, begin, end, inputs, gi, member);
       int64_t done = 0;  // rows of the chunk
       for (int64_t s = begin; s < end; ++s) {
         const int64_t t = shape.time_of(s, direction), rows = shape.rows_between(t, first, last);
         // A row that has just ended, or not begun, has its state in both buffers, which change places.
         for (int64_t row = rows; row < alive; ++row)
-          for (int64_t unit = 0; unit < padded; unit += lanes) next.set(row, unit, load(state.numbers.at(row, unit)));
+          for (int64_t unit = units.begin; unit < units.end; unit += lanes)
+            next.set(row, unit, load(state.numbers.at(row, unit)));
         alive = rows;
         if (rows > 0) {
           S* const output = static_cast<S*>(io.output.data) + shape.step_offset(io.output, t) + first * io.output.row;
@@ -153,8 +165,9 @@ struct Forward {
           CellStep<S, TileStates<S>>{
               weights, gi + done * kWidth<T>, plan.chunk_rows(), plan.packed ? state.factors : state.numbers, gh,
               results}
-              .make(rows);
+              .make(rows, part);
         }
+        member.meet();  // the next step needs all units
         done += rows;
         std::swap(state, next);
       }
@@ -162,23 +175,26 @@ struct Forward {
 
     S* h_n = static_cast<S*>(io.h_n.data);
     for (int64_t row = first; row < last; ++row)
-      for (int64_t unit = 0; unit < hidden; unit += lanes)
+      for (int64_t unit = units.begin; unit < units.end; unit += lanes)
         store(h_n + row * io.h_n.row + unit, load(state.numbers.at(row - first, unit)), valid_lanes<T>(unit, hidden));
   }
 
   // The input projection of the steps [begin, end), in the order of the recurrence, of a tile's rows that are alive.
   void project(const GateWeights<S>& weights, int direction, int64_t first, int64_t last, int64_t begin, int64_t end,
-               const Blocks<T>& inputs, T* gi) const {
+               const Blocks<T>& inputs, T* gi, const Member& member) const {
     const Shape& shape = params.shape;
     const ForwardDirection& io = params.direction[direction];
     int64_t rows = 0;
     for (int64_t s = begin; s < end; ++s) {
       const int64_t t = shape.time_of(s, direction), alive = shape.rows_between(t, first, last);
       const S* x = static_cast<const S*>(io.x.data) + shape.step_offset(io.x, t) + first * io.x.row;
-      for (int64_t row = 0; row < alive; ++row, ++rows)
-        put_row<S>(inputs, rows, x + row * io.x.row, shape.inputs, plan.packed);
+      const Range part = member.part(alive);
+      for (int64_t row = part.begin; row < part.end; ++row)
+        put_row<S>(inputs, rows + row, x + row * io.x.row, shape.inputs, plan.packed);
+      rows += alive;
     }
-    if (rows > 0) Projection<S>{weights, inputs, gi}.make(rows);
+    member.meet();  // all rows are there, and, before the first step, the states
+    if (rows > 0) Projection<S>{weights, inputs, gi}.make(rows, member.part(layout.weights.panels));
   }
 };
 
@@ -189,9 +205,10 @@ void run_forward(const ForwardParams& params, void* scratch, const cpu::Parallel
                            ForwardScratch(params.shape, plan, Simd<Accumulate<S>>::lanes, FactorsOf<S>::terms),
                            static_cast<Accumulate<S>*>(scratch)};
   const auto pack = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->pack(i); };
-  const auto piece = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->piece(i); };
+  const auto work = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->work(i); };
+  for (int64_t i = 0; i < plan.pieces(params.shape); ++i) new (forward.team_of(i)) Team;
   run_all(plan.parallel, parallel, params.shape.directions * forward.layout.weights.panels, pack, &forward);
-  run_all(plan.parallel, parallel, plan.pieces(params.shape), piece, &forward);
+  run_all(plan.parallel, parallel, plan.workers(params.shape), work, &forward);
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ struct GateWeights {
   }
 };
 
-// x W_ih^T with the biases of both projections, but for b_hn.
+// x W_ih^T with the biases of both projections, but for b_hn. `part` of the panels; all of them if they are not packed.
 template <class S>
 struct Projection {
   using T = Accumulate<S>;
@@ -98,9 +98,9 @@ struct Projection {
   Blocks<const T> x;  // factors if the weights are packed, else numbers
   T* gi;              // [panels][capacity of x][3][lanes]
 
-  void make(int64_t rows) const {
+  void make(int64_t rows, Range part) const {
     if (weights.packed)
-      for_blocks(rows, weights.panels, *this);
+      for_blocks(rows, part, *this);
     else
       make_unpacked(rows);
   }
@@ -150,9 +150,9 @@ struct CellStep {
   T* gh;              // [panels][capacity of h][3][lanes], used only if the weights are not packed
   Results results;
 
-  void make(int64_t rows) const {
+  void make(int64_t rows, Range part) const {
     if (weights.packed)
-      for_blocks(rows, weights.panels, *this);
+      for_blocks(rows, part, *this);
     else
       make_unpacked(rows);
   }

@@ -49,16 +49,16 @@ struct GateProduct {
   }
 };
 
-// All columns of the weight.
+// A part of the weight's panels; the last may have columns for fewer vectors.
 template <class T>
-void multiply_panels(const GateBlocks<T>& blocks, int64_t rows, const T* weights, int64_t columns, const Blocks<T>& to,
-                     bool add) {
+void multiply_panels(const GateBlocks<T>& blocks, int64_t rows, const T* weights, int64_t columns, Range part,
+                     const Blocks<T>& to, bool add) {
   const int64_t size = 3 * blocks.hidden * kWidth<T>, full = columns / kWidth<T>;
   const bool far = columns * 3 * blocks.hidden * int64_t(sizeof(T)) > kFarWeights;
-  for_blocks(rows, full, GateProduct<T, 3>{blocks, weights, to, add, far});
-  if (full * kWidth<T> < columns)
+  for_blocks(rows, {part.begin, part.end < full ? part.end : full}, GateProduct<T, 3>{blocks, weights, to, add, far});
+  if (part.end > full)
     with_vectors<T>(full * kWidth<T>, columns, [&](auto vectors) {
-      for_blocks(rows, 1,
+      for_blocks(rows, {0, 1},
                  GateProduct<T, vectors>{blocks, weights + full * size, to.from(0, full * kWidth<T>), add, far});
     });
 }
@@ -147,15 +147,24 @@ struct BiasSums {
   static constexpr int lanes = Simd<T>::lanes;
   static constexpr int kBlock = 16;
 
-  int64_t size;  // 4 blocks of gate gradients, each padded to full vectors
-  T* sums;       // [3][size]: over all rows, what rounding left out of it, over a block
+  int64_t padded;  // of the 4 blocks of gate gradients
+  Range units;     // whose sums these are
+  T* sums;         // [3][4 padded]: over all rows, what rounding left out of it, over a block
   int rows_in_block = 0;
 
-  T* carried() const { return sums + size; }
-  T* block() const { return sums + 2 * size; }
+  T* carried() const { return sums + 4 * padded; }
+  T* block() const { return sums + 8 * padded; }
+
+  template <class Action>
+  void for_each(const Action& action) const {
+    for (int64_t g = 0; g < 4; ++g)
+      for (int64_t unit = units.begin; unit < units.end; unit += lanes) action(g * padded + unit);
+  }
 
   void clear() {
-    for (int64_t i = 0; i < 3 * size; ++i) sums[i] = 0;
+    for_each([&](int64_t i) {
+      for (T* const part : {sums, carried(), block()}) store(part + i, Vec<T>{});
+    });
     rows_in_block = 0;
   }
 
@@ -168,12 +177,12 @@ struct BiasSums {
   }
 
   void end_block() {
-    for (int64_t i = 0; i < size; i += lanes) {
+    for_each([&](int64_t i) {
       const Vec<T> term = load(block() + i) - load(carried() + i), before = load(sums + i), after = before + term;
       store(carried() + i, (after - before) - term);
       store(sums + i, after);
       store(block() + i, Vec<T>{});
-    }
+    });
     rows_in_block = 0;
   }
 };

@@ -123,10 +123,16 @@ inline __attribute__((always_inline)) void multiply_far(Vec<T> (&acc)[P][1][G], 
   }
 }
 
-// Calls tile.template run<M, P>(row, panel) over `rows` x `panels` in blocks of M rows and P panels, rows inside, so
-// that a panel stays in the first-level cache for all rows. Rows are spread evenly: 5 rows are 3 + 2, not 4 + 1.
+// What one thread does of several equal things.
+struct Range {
+  int64_t begin, end;
+};
+
+// Calls tile.template run<M, P>(row, panel) over `rows` x the panels of a range in blocks of M rows and P panels, rows
+// inside, so that a panel stays in the first-level cache for all rows. Rows are spread evenly: 5 rows are 3 + 2, not
+// 4 + 1.
 template <class Tile>
-inline void for_blocks(int64_t rows, int64_t panels, const Tile& tile) {
+inline void for_blocks(int64_t rows, Range panels, const Tile& tile) {
   const int64_t groups = (rows + kRows - 1) / kRows;
   const auto row_groups = [&](auto several, int64_t panel) {
     int64_t row = 0;
@@ -152,12 +158,12 @@ inline void for_blocks(int64_t rows, int64_t panels, const Tile& tile) {
       row = end;
     }
   };
-  int64_t panel = 0;
+  int64_t panel = panels.begin;
   // With few rows one panel has too few accumulators to hide the latency of a multiply-add: take several.
   const int64_t together = groups == 1 ? kRows / rows : 1;
   if (together > 1)
-    for (; panel + together <= panels; panel += together) row_groups(std::true_type{}, panel);
-  for (; panel < panels; ++panel) row_groups(std::false_type{}, panel);
+    for (; panel + together <= panels.end; panel += together) row_groups(std::true_type{}, panel);
+  for (; panel < panels.end; ++panel) row_groups(std::false_type{}, panel);
 }
 
 // Calls action with the number of vectors, as a constant, that the columns of the panel at `column` take.

@@ -16,6 +16,9 @@ constexpr int64_t kPackingRows = 16;
 // Below this many multiply-adds another thread costs more than it brings.
 constexpr int64_t kWorthAThread = 64 * 1024;
 
+// The same for a step, after which a team meets.
+constexpr int64_t kWorthATeammate = 64 * 1024;
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
@@ -25,15 +28,18 @@ Plan plan_of(const Shape& shape, int64_t threads) {
   if (shape.batch == 0) return plan;
   const int64_t work = 3 * shape.hidden * (shape.hidden + shape.inputs) * shape.batch * shape.steps;
   threads = std::min(threads, work / kWorthAThread + 1);
-  const int64_t wanted = std::min(ceil_div(threads, shape.directions), shape.batch);
-  plan.share_rows = ceil_div(shape.batch, wanted);
+  const int64_t of_direction = ceil_div(threads, shape.directions);
+  plan.share_rows = ceil_div(shape.batch, std::min(of_direction, shape.batch));
   plan.shares = ceil_div(shape.batch, plan.share_rows);
   plan.tile_rows = ceil_div(plan.share_rows, ceil_div(plan.share_rows, kMaxTileRows));
   const int64_t accumulator = std::max<int64_t>(size_of(shape.dtype), 4);
   const int64_t rows = std::min(kChunkBytes / (4 * shape.hidden * accumulator), kMaxChunkRows);
   plan.chunk_steps = std::clamp<int64_t>(rows / plan.tile_rows, 1, shape.steps);
-  plan.parallel = threads > 1 && plan.pieces(shape) > 1;
   plan.packed = shape.batch * shape.steps > kPackingRows;
+  const int64_t step = 3 * shape.hidden * shape.hidden * plan.share_rows;
+  if (plan.packed && plan.pieces(shape) < threads)
+    plan.team = std::clamp<int64_t>(step / kWorthATeammate, 1, threads / plan.pieces(shape));
+  plan.parallel = threads > 1 && plan.workers(shape) > 1;
   return plan;
 }
 

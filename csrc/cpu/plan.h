@@ -9,17 +9,20 @@ namespace gru_fused::cpu {
 
 // A share is one direction of some batch rows through all time steps; shares never wait for each other. It is done
 // tile by tile, and a tile chunk by chunk of time steps, so that what passes between the products of a chunk stays
-// in the second-level cache.
+// in the cache. With fewer rows than threads a team of threads shares the hidden units of a share and meets after every
+// step (team.h).
 struct Plan {
   int64_t share_rows = 0;   // batch rows of the largest share
   int64_t shares = 0;       // of one direction
   int64_t tile_rows = 0;    // batch rows of the largest tile
   int64_t chunk_steps = 0;  // time steps of the longest chunk
+  int64_t team = 1;         // threads of one share
   bool packed = false;      // the weights are copied into panels first
   bool parallel = false;    // more than one thread has work
 
   GRU_FUSED_HD int64_t chunk_rows() const { return tile_rows * chunk_steps; }
   GRU_FUSED_HD int64_t pieces(const Shape& shape) const { return shares * shape.directions; }
+  GRU_FUSED_HD int64_t workers(const Shape& shape) const { return pieces(shape) * team; }
 };
 
 Plan plan_of(const Shape& shape, int64_t threads);

@@ -27,13 +27,16 @@ void pack_gates(const S* w, int64_t w_row, int64_t hidden, int64_t depth, int64_
   }
 }
 
-// One row of a matrix into row k of its panels, [panels][rows][kWidth]: zeros past its last column.
+// One row of a matrix into row k of a part of its panels, [panels][rows][kWidth]: zeros past its last column.
 template <class S, class T>
-inline void pack_row(const S* row, int64_t columns, T* panels, int64_t rows, int64_t k) {
+inline void pack_row(const S* row, int64_t columns, Range part, T* panels, int64_t rows, int64_t k) {
   constexpr int lanes = Simd<T>::lanes;
-  for (int64_t column = 0; column < round_up(columns, kWidth<T>); column += lanes)
-    store(panels + (column / kWidth<T> * rows + k) * kWidth<T> + column % kWidth<T>,
-          load(row + column, valid_lanes<T>(column, columns)));
+  for (int64_t p = part.begin; p < part.end; ++p)
+    for (int64_t vector = 0; vector < kWidth<T>; vector += lanes) {
+      const int64_t column = p * kWidth<T> + vector;
+      const int count = valid_lanes<T>(column, columns);
+      store(panels + (p * rows + k) * kWidth<T> + vector, count ? load(row + column, count) : Vec<T>{});
+    }
 }
 
 // The same for all rows of one panel p, whose columns begin at p * kWidth.

@@ -1,0 +1,91 @@
+// Threads that share the hidden units of one share of the batch and meet after every step.
+//
+// Nothing here depends on how many come: a caller that runs its pieces one after the other (inside another parallel
+// region, say) or has no second core free makes a team of one, which does all the work. What a thread computes does not
+// depend on the others, so the results are the same to the last bit.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <thread>
+
+#include "panels.h"
+
+namespace gru_fused {
+namespace {
+
+class Team {
+ public:
+  // The calling thread's rank in the team, from 0 on, or -1 if the team began without it. The first one waits a moment
+  // for the others, up to `wanted` in all.
+  int join(int wanted) {
+    const uint32_t before = joined_.fetch_add(1, std::memory_order_acq_rel);
+    if (before & kClosed) return -1;
+    if (before == 0) {
+      const auto deadline = std::chrono::steady_clock::now() + kPatience;
+      while (joined_.load(std::memory_order_relaxed) < uint32_t(wanted) && std::chrono::steady_clock::now() < deadline)
+        pause();
+      size_.store(int(joined_.fetch_or(kClosed, std::memory_order_acq_rel)), std::memory_order_release);
+    } else {
+      wait([&] { return size_.load(std::memory_order_acquire) != 0; });
+    }
+    return int(before);
+  }
+
+  int size() const { return size_.load(std::memory_order_relaxed); }
+
+  // Returns when all have called it as often as the caller has.
+  void meet() {
+    const int size = this->size();
+    if (size == 1) return;
+    const uint32_t round = round_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+    } else {
+      wait([&] { return round_.load(std::memory_order_acquire) != round; });
+    }
+  }
+
+ private:
+  static constexpr uint32_t kClosed = 1u << 31;
+  // Waking a thread takes some 50 us; who comes later is not waited for.
+  static constexpr std::chrono::microseconds kPatience{100};
+  // About what a step's parts differ by; then the core is left to whoever is waited for, who may need it.
+  static constexpr int kSpins = 200;
+
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+
+  template <class Ready>
+  static void wait(const Ready& ready) {
+    for (int i = 0; i < kSpins; ++i) {
+      if (ready()) return;
+      pause();
+    }
+    while (!ready()) std::this_thread::yield();
+  }
+
+  std::atomic<uint32_t> joined_{0};
+  std::atomic<int> size_{0};
+  alignas(64) std::atomic<int> arrived_{0};
+  std::atomic<uint32_t> round_{0};
+};
+
+// One thread of a team.
+struct Member {
+  Team* team;
+  int rank;
+
+  // Its part of `count` things.
+  Range part(int64_t count) const { return {count * rank / team->size(), count * (rank + 1) / team->size()}; }
+  bool alone() const { return team->size() == 1; }
+  void meet() const { team->meet(); }
+};
+
+}  // namespace
+}  // namespace gru_fused
