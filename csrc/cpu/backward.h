@@ -203,7 +203,7 @@ struct Backward {
           gate_grads(piece, part, direction, s, first + row, row, done + row, biases);
           if (io.grad_b_ih) biases.end_row();
         }
-        part.member.meet();  // the product needs all units
+        part.member.meet_after_step();  // the product needs all units
         const GateBlocks<T> blocks{grads_from(piece, done, 0), hidden, layout.padded, {2, 0, 1}};
         if (plan.packed) {
           multiply_panels(blocks, rows, w_hh_of(direction), hidden, part.states, grad_h_of(piece), true);
@@ -226,7 +226,7 @@ struct Backward {
         grad_weight(piece, piece.x_panels, part.inputs, done, piece.grad_w_ih, shape.inputs, {1, 2, 3}, add);
         grad_weight(piece, piece.h_panels, part.states, done, piece.grad_w_hh, hidden, {1, 2, 0}, add);
       }
-      part.member.meet();  // the gate gradients have been used
+      part.member.meet_after_chunk();  // the gate gradients have been used
     }
 
     S* grad_hx = static_cast<S*>(io.grad_hx.data);
@@ -424,11 +424,12 @@ void run_backward(const BackwardParams& params, void* scratch, const cpu::Parall
   const auto pack = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->pack(i); };
   const auto work = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->work(i); };
   const auto sum = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->sum_pieces(i); };
+  const bool parallel_now = side_by_side(plan, params.shape);
   for (int64_t i = 0; i < plan.pieces(params.shape); ++i) new (backward.team_of(i)) Team;
   const int64_t directions = params.shape.directions;
-  run_all(plan.parallel, parallel, directions * backward.panels(), pack, &backward);
-  run_all(plan.parallel, parallel, plan.workers(params.shape), work, &backward);
-  run_all(plan.parallel, parallel, directions * 3, sum, &backward);
+  run_all(parallel_now, parallel, directions * backward.panels(), pack, &backward);
+  run_all(parallel_now, parallel, plan.workers(params.shape), work, &backward);
+  run_all(parallel_now, parallel, directions * 3, sum, &backward);
 }
 
 }  // namespace

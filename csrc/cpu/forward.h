@@ -167,7 +167,7 @@ struct Forward {
               results}
               .make(rows, part);
         }
-        member.meet();  // the next step needs all units
+        member.meet_after_step();  // the next needs all units
         done += rows;
         std::swap(state, next);
       }
@@ -193,8 +193,9 @@ struct Forward {
         put_row<S>(inputs, rows + row, x + row * io.x.row, shape.inputs, plan.packed);
       rows += alive;
     }
-    member.meet();  // all rows are there, and, before the first step, the states
+    member.meet_after_chunk();  // all rows are there, and, before the first step, the states
     if (rows > 0) Projection<S>{weights, inputs, gi}.make(rows, member.part(layout.weights.panels));
+    member.meet_after_chunk();  // so that a step's time is its own
   }
 };
 
@@ -206,9 +207,10 @@ void run_forward(const ForwardParams& params, void* scratch, const cpu::Parallel
                            static_cast<Accumulate<S>*>(scratch)};
   const auto pack = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->pack(i); };
   const auto work = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->work(i); };
+  const bool parallel_now = side_by_side(plan, params.shape);
   for (int64_t i = 0; i < plan.pieces(params.shape); ++i) new (forward.team_of(i)) Team;
-  run_all(plan.parallel, parallel, params.shape.directions * forward.layout.weights.panels, pack, &forward);
-  run_all(plan.parallel, parallel, plan.workers(params.shape), work, &forward);
+  run_all(parallel_now, parallel, params.shape.directions * forward.layout.weights.panels, pack, &forward);
+  run_all(parallel_now, parallel, plan.workers(params.shape), work, &forward);
 }
 
 }  // namespace

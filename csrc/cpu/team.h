@@ -11,11 +11,15 @@
 #include <thread>
 
 #include "panels.h"
+#include "plan.h"
 
 namespace gru_fused {
 namespace {
 
 class Team {
+  using Clock = std::chrono::steady_clock;
+  using Time = Clock::time_point;
+
  public:
   // The calling thread's rank in the team, from 0 on, or -1 if the team began without it. The first one waits a moment
   // for the others, up to `wanted` in all.
@@ -23,9 +27,9 @@ class Team {
     const uint32_t before = joined_.fetch_add(1, std::memory_order_acq_rel);
     if (before & kClosed) return -1;
     if (before == 0) {
-      const auto deadline = std::chrono::steady_clock::now() + kPatience;
-      while (joined_.load(std::memory_order_relaxed) < uint32_t(wanted) && std::chrono::steady_clock::now() < deadline)
-        pause();
+      const Time begin = Clock::now();
+      if (!machine_is_busy())
+        while (joined_.load(std::memory_order_relaxed) < uint32_t(wanted) && Clock::now() < begin + kPatience) pause();
       size_.store(int(joined_.fetch_or(kClosed, std::memory_order_acq_rel)), std::memory_order_release);
     } else {
       wait([&] { return size_.load(std::memory_order_acquire) != 0; });
@@ -33,10 +37,13 @@ class Team {
     return int(before);
   }
 
+  static bool machine_is_busy() { return Clock::now() < Time(Clock::duration(busy.load(std::memory_order_relaxed))); }
+
   int size() const { return size_.load(std::memory_order_relaxed); }
 
-  // Returns when all have called it as often as the caller has.
-  void meet() {
+  // Returns when all have called it as often as the caller has. `even`: what they did before takes equally long, to
+  // within some microseconds; who comes much later then has lost the core to other work.
+  void meet(bool even) {
     const int size = this->size();
     if (size == 1) return;
     const uint32_t round = round_.load(std::memory_order_relaxed);
@@ -44,7 +51,10 @@ class Team {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
     } else {
+      const Time begin = Clock::now();
       wait([&] { return round_.load(std::memory_order_acquire) != round; });
+      if (const Time end = Clock::now(); even && end > begin + kPatience)
+        busy.store((end + kLater).time_since_epoch().count());
     }
   }
 
@@ -52,6 +62,10 @@ class Team {
   static constexpr uint32_t kClosed = 1u << 31;
   // Waking a thread takes some 50 us; who comes later is not waited for.
   static constexpr std::chrono::microseconds kPatience{100};
+  // A team that had to wait for longer lost a thread to other work: for so long there are no teams.
+  static constexpr std::chrono::milliseconds kLater{50};
+  static inline std::atomic<Time::rep> busy{Time::min().time_since_epoch().count()};
+
   // About what a step's parts differ by; then the core is left to whoever is waited for, who may need it.
   static constexpr int kSpins = 200;
 
@@ -76,6 +90,12 @@ class Team {
   std::atomic<uint32_t> round_{0};
 };
 
+// Whether the workers of a plan run side by side. A single team on a busy machine had better not: even to begin takes
+// all its threads.
+inline bool side_by_side(const cpu::Plan& plan, const Shape& shape) {
+  return plan.parallel && !(plan.pieces(shape) == 1 && Team::machine_is_busy());
+}
+
 // One thread of a team.
 struct Member {
   Team* team;
@@ -84,7 +104,8 @@ struct Member {
   // Its part of `count` things.
   Range part(int64_t count) const { return {count * rank / team->size(), count * (rank + 1) / team->size()}; }
   bool alone() const { return team->size() == 1; }
-  void meet() const { team->meet(); }
+  void meet_after_step() const { team->meet(true); }
+  void meet_after_chunk() const { team->meet(false); }
 };
 
 }  // namespace
