@@ -17,7 +17,7 @@ constexpr int64_t kPackingRows = 16;
 constexpr int64_t kWorthAThread = 64 * 1024;
 
 // The same for a step, after which a team meets.
-constexpr int64_t kWorthATeammate = 64 * 1024;
+constexpr int64_t kWorthATeammate = 24 * 1024;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
