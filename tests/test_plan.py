@@ -13,7 +13,7 @@ import pytest
         (dict(steps=1, batch=1, hidden=256), dict(shares=1, tile_rows=1, chunk_steps=1, packed=False, parallel=False)),
         (dict(steps=100, batch=1, hidden=256, threads=2), dict(shares=1, team=2, chunk_steps=100, packed=True)),
         (dict(steps=100, batch=1, hidden=64, threads=2), dict(team=1, parallel=False)),  # a step is too short to meet
-        (dict(steps=100, batch=3, hidden=512, threads=8), dict(shares=3, team=2, parallel=True)),
+        (dict(steps=300, batch=3, hidden=512, threads=8), dict(shares=3, team=2, parallel=True)),
         (dict(steps=100, batch=1, hidden=256, directions=2, threads=4), dict(shares=1, team=2)),
         (dict(steps=16, batch=1, hidden=512, threads=2), dict(team=1, packed=False)),
         (dict(steps=100, batch=1, hidden=64), dict(chunk_steps=100)),  # no chunk is longer than the sequence
@@ -24,6 +24,10 @@ import pytest
         (dict(steps=100, batch=1, hidden=256, directions=2, threads=2), dict(shares=1, parallel=True)),
         (dict(steps=10, batch=1920, hidden=64, threads=2), dict(shares=2, share_rows=960, tile_rows=64, parallel=True)),
         (dict(steps=10, batch=65, hidden=64), dict(share_rows=65, tile_rows=33)),  # even tiles
+        (dict(steps=1, batch=240, hidden=512), dict(tile_rows=240)),  # a single step is one tile
+        # few rows in all: the weights' gradients would cost more than the rows
+        (dict(steps=1, batch=240, hidden=512, threads=2), dict(shares=1, team=2, parallel=True)),
+        (dict(steps=1, batch=1024, hidden=256, threads=2), dict(shares=2, team=1, tile_rows=256)),
         (dict(steps=5, batch=3, hidden=4, threads=16), dict(shares=1, parallel=False)),  # too little work to share
         (dict(steps=5, batch=0, hidden=4, threads=2), dict(shares=0, tile_rows=0)),
     ],

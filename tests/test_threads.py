@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 import gru_fused
 
 LARGE = Case(T=20, B=17, I=33, H=130, layers=2, bidirectional=True)  # enough work to be split between threads
-CASES = [LARGE, Case(T=3, B=1, I=5, H=7), PACKED[3]]
+TEAM = Case(T=40, B=1, I=33, H=150)  # one sequence: the threads share its hidden units
+CASES = [LARGE, Case(T=3, B=1, I=5, H=7), PACKED[3], TEAM]
 SECONDS = 60  # for what takes less than one, unless it hangs
 
 
@@ -83,6 +84,18 @@ def test_thread_count_changes_rounding_at_most(case: Case) -> None:
     for threads in (2, 3, 5, 16):
         torch.set_num_threads(threads)
         assert_equal_to_rounding(job(), expected, eps=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_team_gives_the_bits_of_one_thread(dtype: torch.dtype) -> None:
+    """So it does not matter how many of its threads come in time."""
+    job = Job(TEAM, dtype)
+    torch.set_num_threads(1)
+    expected = job()
+    for threads in (2, 3, 4):
+        torch.set_num_threads(threads)
+        for _ in range(20):
+            assert same(job(), expected), f"{threads} threads"
 
 
 def test_backward_in_another_thread() -> None:

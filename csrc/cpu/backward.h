@@ -11,51 +11,11 @@
 
 #include <utility>
 
-#include "gates.h"
+#include "backward_scratch.h"
 #include "gradients.h"
-#include "team.h"
 
 namespace gru_fused {
 namespace {
-
-struct BackwardScratch {
-  GateWeightsScratch gates;                                               // to recompute
-  int64_t padded, state_row, input_row;                                   // H to full vectors; H and I to full panels
-  int64_t w_ih, w_hh, gate_weights, direction;                            // packed weights
-  int64_t gi, gh;                                                         // of a piece, to recompute
-  int64_t grad_h, product, grads, x_panels, h_panels, grad_x, bias_sums;  // of a piece
-  int64_t grad_w_ih, grad_w_hh;  // of a piece, unless it writes its result directly
-  int64_t piece, teams, total;
-
-  BackwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, int terms, bool direct, bool recompute)
-      : gates(shape, plan, lanes, terms) {
-    constexpr int64_t line = 64 / sizeof(float);
-    const int64_t width = 3 * lanes, hidden = shape.hidden, inputs = shape.inputs;
-    padded = round_up(hidden, lanes);
-    state_row = round_up(hidden, width);
-    input_row = round_up(inputs, width);
-    w_ih = plan.packed ? 3 * hidden * input_row : 0;
-    w_hh = plan.packed ? 3 * hidden * state_row : 0;
-    gate_weights = recompute ? gates.total : 0;
-    direction = round_up(w_ih, line) + round_up(w_hh, line) + gate_weights;
-    const int64_t chunk = plan.chunk_rows();
-    gi = recompute ? round_up(chunk * 3 * padded, line) : 0;
-    gh = plan.packed ? 0 : gi;
-    grad_h = round_up(plan.tile_rows * state_row, line);
-    product = plan.packed ? 0 : grad_h;
-    grads = round_up(chunk * 4 * padded, line);
-    x_panels = chunk * input_row;
-    h_panels = chunk * state_row;
-    grad_x = chunk * input_row;
-    bias_sums = 3 * 4 * padded;
-    grad_w_ih = direct ? 0 : round_up(3 * hidden * inputs, line);
-    grad_w_hh = direct ? 0 : round_up(3 * hidden * hidden, line);
-    piece = round_up(
-        gi + gh + grad_h + product + grads + x_panels + h_panels + grad_x + bias_sums + grad_w_ih + grad_w_hh, line);
-    teams = shape.directions * direction + plan.pieces(shape) * piece;
-    total = teams + plan.pieces(shape) * int64_t(sizeof(Team) / sizeof(float));
-  }
-};
 
 // Panels of fewer bytes stay in the second-level cache.
 constexpr int64_t kNearPanels = 192 * 1024;

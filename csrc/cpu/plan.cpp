@@ -5,8 +5,9 @@
 namespace gru_fused::cpu {
 namespace {
 
-// States of a tile stay in the second-level cache; the weights are read once per step and tile.
-constexpr int64_t kMaxTileRows = 64;
+// States of a tile stay in the second-level cache; the weights are read once per step and tile. A single step keeps
+// nothing for a next one.
+constexpr int64_t kMaxTileRows = 64, kMaxSingleStepRows = 256;
 // The gates of a chunk, 4H numbers a row, take at most this many bytes. That is more than the second-level cache: with
 // every chunk all weights pass by, and in the backward their gradients, which costs more than the rows of the chunk.
 constexpr int64_t kChunkBytes = 4 * 1024 * 1024;
@@ -18,6 +19,8 @@ constexpr int64_t kWorthAThread = 64 * 1024;
 
 // The same for a step, after which a team meets.
 constexpr int64_t kWorthATeammate = 24 * 1024;
+// Every share copies all weights' gradients once more. With fewer rows and steps than this for each, a team is better.
+constexpr int64_t kWorthAShare = 256;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -29,13 +32,16 @@ Plan plan_of(const Shape& shape, int64_t threads) {
   const int64_t work = 3 * shape.hidden * (shape.hidden + shape.inputs) * shape.batch * shape.steps;
   threads = std::min(threads, work / kWorthAThread + 1);
   const int64_t of_direction = ceil_div(threads, shape.directions);
-  plan.share_rows = ceil_div(shape.batch, std::min(of_direction, shape.batch));
+  const int64_t worth = std::max<int64_t>(shape.batch * shape.steps / kWorthAShare, 1);
+  plan.packed = shape.batch * shape.steps > kPackingRows;
+  const int64_t shares = std::min({of_direction, shape.batch, plan.packed ? worth : of_direction});
+  plan.share_rows = ceil_div(shape.batch, shares);
   plan.shares = ceil_div(shape.batch, plan.share_rows);
-  plan.tile_rows = ceil_div(plan.share_rows, ceil_div(plan.share_rows, kMaxTileRows));
+  const int64_t most_rows = shape.steps == 1 ? kMaxSingleStepRows : kMaxTileRows;
+  plan.tile_rows = ceil_div(plan.share_rows, ceil_div(plan.share_rows, most_rows));
   const int64_t accumulator = std::max<int64_t>(size_of(shape.dtype), 4);
   const int64_t rows = std::min(kChunkBytes / (4 * shape.hidden * accumulator), kMaxChunkRows);
   plan.chunk_steps = std::clamp<int64_t>(rows / plan.tile_rows, 1, shape.steps);
-  plan.packed = shape.batch * shape.steps > kPackingRows;
   const int64_t step = 3 * shape.hidden * shape.hidden * plan.share_rows;
   if (plan.packed && plan.pieces(shape) < threads)
     plan.team = std::clamp<int64_t>(step / kWorthATeammate, 1, threads / plan.pieces(shape));

@@ -206,6 +206,14 @@ cpu::Parallel threads(int64_t count) {
           count};
 }
 
+// As inside another parallel region: one piece after the other, whatever was asked for.
+cpu::Parallel one_by_one(int64_t count) {
+  return {[](int64_t pieces, cpu::Parallel::Body body, const void* context) {
+            for (int64_t i = 0; i < pieces; ++i) body(context, i);
+          },
+          count};
+}
+
 bool run_case(const cpu::Kernels& kernels, int64_t index) {
   Shape s;
   s.dtype = DType(index % 4);
@@ -250,7 +258,7 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
     to.grad_b_ih = a.grad_b_ih.bytes.data();
     to.grad_b_hh = a.grad_b_hh.bytes.data();
   }
-  const cpu::Parallel parallel = threads(thread_count);
+  const cpu::Parallel parallel = pick(0, 3) ? threads(thread_count) : one_by_one(thread_count);
   const auto scratch = [&](size_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
     return std::memset(std::aligned_alloc(64, bytes), 0xff, bytes);  // NaN in every type
