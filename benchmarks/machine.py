@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 
+from gru_fused import _ops
+
 
 @dataclass(frozen=True)
 class Machine:
-    device: str  # model name of the CPU or GPU
+    device: str  # model name of the GPU; of the CPU, with the kernels that gru_fused has for it
     torch: str
     gru_fused: str
     python: str
@@ -29,7 +31,7 @@ class Machine:
 
 def this_machine(device: str) -> Machine:
     return Machine(
-        device=torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        device=torch.cuda.get_device_name() if device == "cuda" else f"{cpu_name()} ({_ops.cpu_capability()})",
         torch=torch.__version__,
         gru_fused=getattr(import_module("gru_fused"), "__version__", "unknown"),
         python=platform.python_version(),
