@@ -35,6 +35,7 @@ COMMON = [
     "-Wall",
     "-Wextra",
     "-Wno-psabi",
+    "-Wno-unknown-warning-option",  # clang does not know the next; g++ keeps quiet about this one
     "-Wno-maybe-uninitialized",
 ]
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # 2.11
