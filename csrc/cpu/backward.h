@@ -54,7 +54,7 @@ struct Backward {
   // What one member of a team does: the units and columns of some panels. So it needs nothing of the others but the
   // gate gradients of a step.
   struct Part {
-    Member member;
+    Member& member;
     Range states, inputs;  // panels
     Range units;
 
@@ -62,7 +62,7 @@ struct Backward {
       return {panels.begin * kWidth<T>, panels.end * kWidth<T> < count ? panels.end * kWidth<T> : count};
     }
   };
-  Part part_of(const Member& member) const {
+  Part part_of(Member& member) const {
     const Range states = member.part(state_panels());
     return {member, states, member.part(input_panels()), Part::columns(states, params.shape.hidden)};
   }
@@ -123,8 +123,8 @@ struct Backward {
 
   // Worker i: one of the team of piece i / team.
   void work(int64_t i) const {
-    const Member member{team_of(i / plan.team), team_of(i / plan.team)->join(int(plan.team))};
-    if (member.rank >= 0) piece(i / plan.team, part_of(member));
+    Member member(team_of(i / plan.team), int(plan.team));
+    if (member.joined()) piece(i / plan.team, part_of(member));
   }
 
   void piece(int64_t i, const Part& part) const {

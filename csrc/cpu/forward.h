@@ -110,11 +110,11 @@ struct Forward {
 
   // Worker i: one of the team of piece i / team.
   void work(int64_t i) const {
-    const Member member{team_of(i / plan.team), team_of(i / plan.team)->join(int(plan.team))};
-    if (member.rank >= 0) piece(i / plan.team, member);
+    Member member(team_of(i / plan.team), int(plan.team));
+    if (member.joined()) piece(i / plan.team, member);
   }
 
-  void piece(int64_t i, const Member& member) const {
+  void piece(int64_t i, Member& member) const {
     const int direction = int(i / plan.shares);
     const int64_t first = i % plan.shares * plan.share_rows;
     const int64_t last = first + plan.share_rows < params.shape.batch ? first + plan.share_rows : params.shape.batch;
@@ -123,7 +123,7 @@ struct Forward {
   }
 
   // Rows [first, last) of the batch, a member's part of the units.
-  void tile(int64_t i, int direction, int64_t first, int64_t last, const Member& member) const {
+  void tile(int64_t i, int direction, int64_t first, int64_t last, Member& member) const {
     const Shape& shape = params.shape;
     const int64_t hidden = shape.hidden;
     const ForwardDirection& io = params.direction[direction];
@@ -181,7 +181,7 @@ struct Forward {
 
   // The input projection of the steps [begin, end), in the order of the recurrence, of a tile's rows that are alive.
   void project(const GateWeights<S>& weights, int direction, int64_t first, int64_t last, int64_t begin, int64_t end,
-               const Blocks<T>& inputs, T* gi, const Member& member) const {
+               const Blocks<T>& inputs, T* gi, Member& member) const {
     const Shape& shape = params.shape;
     const ForwardDirection& io = params.direction[direction];
     int64_t rows = 0;

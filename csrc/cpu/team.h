@@ -17,10 +17,10 @@ namespace gru_fused {
 namespace {
 
 class Team {
+ public:
   using Clock = std::chrono::steady_clock;
   using Time = Clock::time_point;
 
- public:
   // The calling thread's rank in the team, from 0 on, or -1 if the team began without it. The first one waits a moment
   // for the others, up to `wanted` in all.
   int join(int wanted) {
@@ -41,9 +41,9 @@ class Team {
 
   int size() const { return size_.load(std::memory_order_relaxed); }
 
-  // Returns when all have called it as often as the caller has. `even`: what they did before takes equally long, to
-  // within some microseconds; who comes much later then has lost the core to other work.
-  void meet(bool even) {
+  // Returns when all have called it as often as the caller has, which has worked since `begun`. `even`: what they did
+  // takes equally long; who takes twice as long then has lost the core to other work.
+  void meet(bool even, Time begun) {
     const int size = this->size();
     if (size == 1) return;
     const uint32_t round = round_.load(std::memory_order_relaxed);
@@ -51,10 +51,10 @@ class Team {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
     } else {
-      const Time begin = Clock::now();
+      const Time done = Clock::now();
       wait([&] { return round_.load(std::memory_order_acquire) != round; });
-      if (const Time end = Clock::now(); even && end > begin + kPatience)
-        busy.store((end + kLater).time_since_epoch().count());
+      const Time met = Clock::now();
+      if (even && met - done > kPatience + (done - begun)) busy.store((met + kLater).time_since_epoch().count());
     }
   }
 
@@ -97,15 +97,26 @@ inline bool side_by_side(const cpu::Plan& plan, const Shape& shape) {
 }
 
 // One thread of a team.
-struct Member {
-  Team* team;
-  int rank;
+class Member {
+ public:
+  Member(Team* team, int most) : team_(team), rank_(team->join(most)), begun_(Team::Clock::now()) {}
 
+  bool joined() const { return rank_ >= 0; }
   // Its part of `count` things.
-  Range part(int64_t count) const { return {count * rank / team->size(), count * (rank + 1) / team->size()}; }
-  bool alone() const { return team->size() == 1; }
-  void meet_after_step() const { team->meet(true); }
-  void meet_after_chunk() const { team->meet(false); }
+  Range part(int64_t count) const { return {count * rank_ / team_->size(), count * (rank_ + 1) / team_->size()}; }
+
+  void meet_after_step() { meet(true); }
+  void meet_after_chunk() { meet(false); }
+
+ private:
+  void meet(bool even) {
+    team_->meet(even, begun_);
+    begun_ = Team::Clock::now();
+  }
+
+  Team* team_;
+  int rank_;
+  Team::Time begun_;  // what it does now
 };
 
 }  // namespace
