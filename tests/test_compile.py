@@ -23,7 +23,13 @@ BACKENDS = ["eager", "aot_eager", "inductor"]
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "options", [{}, dict(num_layers=2, bidirectional=True, batch_first=True)], ids=["plain", "deep"]
+    "options",
+    [
+        {},
+        dict(num_layers=2, bidirectional=True, batch_first=True),
+        dict(num_layers=2, bidirectional=True, recompute=True),
+    ],
+    ids=["plain", "deep", "recompute"],
 )
 def test_gru(backend: str, options: dict[str, object]) -> None:
     rnn = gru_fused.GRU(3, 4, **options)

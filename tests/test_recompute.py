@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -190,27 +189,6 @@ def test_the_inference_op_runs_and_no_array_of_gates_is_ever_made() -> None:
         rnn(x)[0].sum().backward()
     assert ops.largest == 50 * 4 * 8
     assert _ops.forward in ops.called and _ops.forward_train not in ops.called
-
-
-@pytest.fixture
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("fresh_dynamo")
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
-def test_compiles_whole(backend: str) -> None:
-    rnn = gru_fused.GRU(3, 4, 2, bidirectional=True, recompute=True)
-    compiled = torch.compile(rnn, fullgraph=True, backend=backend)
-    x = torch.randn(5, 2, 3, requires_grad=True)
-    grads = []
-    for module in (compiled, rnn):
-        output, h_n = module(x)
-        grads.append(torch.autograd.grad(output.cos().sum() + h_n.exp().sum(), [x, *rnn.parameters()]))
-    for got, expected in zip(*grads, strict=True):
-        torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("cls", [gru_fused.GRU, compat.GRU])

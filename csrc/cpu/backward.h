@@ -2,7 +2,7 @@
 //
 // Chunk by chunk of steps, in the order opposite to the forward's: step by step the gradients of the gates, element by
 // element, and their product with W_hh, which is the gradient that flows to the state before; then, while the chunk's
-// gate gradients are in the second-level cache, their products with W_ih (the gradient of x) and with x and the states
+// gate gradients are in the cache, their products with W_ih (the gradient of x) and with x and the states
 // (the weights' gradients). No array of gate gradients over all steps is ever made.
 // Cost per step and row: 12 H (I + H) operations, 6H + 2I numbers in and out. Without saved gates those of a chunk are
 // made first, from its x and the states before its steps, which all are known: no recurrence, two products at full
@@ -73,8 +73,7 @@ struct Backward {
 
   // The gate gradients of a chunk from one row and one of the four blocks on.
   Blocks<const T> grads_from(const Piece& piece, int64_t row, int64_t block) const {
-    const Blocks<T> from = grads_of(piece).from(row, block * layout.padded);
-    return {from.data, from.capacity};
+    return grads_of(piece).from(row, block * layout.padded);
   }
 
   GateWeights<S> gate_weights_of(int direction) const {
@@ -226,8 +225,8 @@ struct Backward {
     const GateWeights<S> weights = gate_weights_of(direction);
     const ChunkGates<T> gates{grads_of(piece), layout.padded};
     const Range all{0, weights.panels};
-    Projection<S>{weights, x, piece.gi}.make(rows, all);
-    CellStep<S, ChunkGates<T>>{weights, piece.gi, plan.chunk_rows(), states, piece.gh, gates}.make(rows, all);
+    make(Projection<S>{weights, x, piece.gi}, rows, all);
+    make(CellStep<S, ChunkGates<T>>{weights, piece.gi, plan.chunk_rows(), states, piece.gh, gates}, rows, all);
   }
 
   // Element by element for one row at the s-th step of the forward: `row` counts in the batch, `tile_row` in the tile
@@ -362,8 +361,7 @@ struct Backward {
   }
 };
 
-template <class S>
-cpu::Plan backward_plan(const BackwardParams& params, int64_t threads) {
+inline cpu::Plan backward_plan(const BackwardParams& params, int64_t threads) {
   cpu::Plan plan = cpu::plan_of(params.shape, threads);
   if (params.recompute()) plan.team = 1;  // each member would need the gates of all units
   plan.parallel = plan.parallel && plan.workers(params.shape) > 1;
@@ -378,7 +376,7 @@ BackwardScratch backward_layout(const BackwardParams& params, const cpu::Plan& p
 
 template <class S>
 void run_backward(const BackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
-  const cpu::Plan plan = backward_plan<S>(params, parallel.threads);
+  const cpu::Plan plan = backward_plan(params, parallel.threads);
   const Backward<S> backward{params, plan, backward_layout<S>(params, plan), static_cast<Accumulate<S>*>(scratch)};
   if (params.shape.batch == 0) return backward.clear_grads();
   const auto pack = [](const void* self, int64_t i) { static_cast<const Backward<S>*>(self)->pack(i); };

@@ -36,7 +36,7 @@ struct Bf16Pairs {
     const u32v pairs = u32v{} + bits_as<uint32_t>(x);
 #ifdef __AVX512BF16__
     sum = bits_as<Vec<float>>(_mm512_dpbf16_ps(bits_as<__m512>(sum), bits_as<__m512bh>(pairs), bits_as<__m512bh>(w)));
-#else  // the same to the last bits, for tests on machines without
+#else  // the same but for the rounding of the sum, for tests on machines without
     const u32v weights = bits_as<u32v>(w), high = u32v{} + 0xffff0000u;
     sum += bits_as<Vec<float>>(pairs << 16) * bits_as<Vec<float>>(weights << 16);
     sum += bits_as<Vec<float>>(pairs & high) * bits_as<Vec<float>>(weights & high);

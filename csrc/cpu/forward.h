@@ -1,7 +1,7 @@
 // Forward of one share: batch rows of one direction through all time steps.
 //
 // Chunk by chunk of steps: first the input projection of all of the chunk's rows, one product at full speed, whose
-// result stays in the second-level cache; then step by step the recurrent product of a tile's states with W_hh, and in
+// result stays in the cache; then step by step the recurrent product of a tile's states with W_hh, and in
 // its epilogue, while the sums are in registers, the gates and the new state.
 // Cost per step and row: 6 H (I + H) operations, 12 H (I / chunk rows + H / tile rows) bytes of weights (float).
 #pragma once
@@ -162,10 +162,9 @@ struct Forward {
                                ? static_cast<S*>(io.gates.data) + shape.step_offset(io.gates, t) + first * io.gates.row
                                : nullptr;
           const TileStates<S> results{io, hidden, state, next, output, gates};
-          CellStep<S, TileStates<S>>{
-              weights, gi + done * kWidth<T>, plan.chunk_rows(), plan.packed ? state.factors : state.numbers, gh,
-              results}
-              .make(rows, part);
+          make(CellStep<S, TileStates<S>>{weights, gi + done * kWidth<T>, plan.chunk_rows(),
+                                          plan.packed ? state.factors : state.numbers, gh, results},
+               rows, part);
         }
         member.meet_after_step();  // the next needs all units
         done += rows;
@@ -194,7 +193,7 @@ struct Forward {
       rows += alive;
     }
     member.meet_after_chunk();  // all rows are there, and, before the first step, the states
-    if (rows > 0) Projection<S>{weights, inputs, gi}.make(rows, member.part(layout.weights.panels));
+    if (rows > 0) make(Projection<S>{weights, inputs, gi}, rows, member.part(layout.weights.panels));
     member.meet_after_chunk();  // so that a step's time is its own
   }
 };

@@ -88,7 +88,16 @@ struct GateWeights {
   }
 };
 
-// x W_ih^T with the biases of both projections, but for b_hn. `part` of the panels; all of them if they are not packed.
+// Makes one of the two products below for some rows: a part of its panels, or, if the weights are not packed, all.
+template <class Product>
+void make(const Product& product, int64_t rows, Range part) {
+  if (product.weights.packed)
+    for_blocks(rows, part, product);
+  else
+    product.make_unpacked(rows);
+}
+
+// x W_ih^T with the biases of both projections, but for b_hn.
 template <class S>
 struct Projection {
   using T = Accumulate<S>;
@@ -97,13 +106,6 @@ struct Projection {
   const GateWeights<S>& weights;
   Blocks<const T> x;  // factors if the weights are packed, else numbers
   T* gi;              // [panels][capacity of x][3][lanes]
-
-  void make(int64_t rows, Range part) const {
-    if (weights.packed)
-      for_blocks(rows, part, *this);
-    else
-      make_unpacked(rows);
-  }
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
@@ -149,13 +151,6 @@ struct CellStep {
   Blocks<const T> h;  // factors if the weights are packed, else numbers
   T* gh;              // [panels][capacity of h][3][lanes], used only if the weights are not packed
   Results results;
-
-  void make(int64_t rows, Range part) const {
-    if (weights.packed)
-      for_blocks(rows, part, *this);
-    else
-      make_unpacked(rows);
-  }
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {

@@ -36,7 +36,7 @@ size_t forward_scratch(const ForwardParams& params, int64_t threads) {
 size_t backward_scratch(const BackwardParams& params, int64_t threads) {
   return with_storage(params.shape.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return size_t(backward_layout<S>(params, backward_plan<S>(params, threads)).total) * sizeof(Accumulate<S>);
+    return size_t(backward_layout<S>(params, backward_plan(params, threads)).total) * sizeof(Accumulate<S>);
   });
 }
 

@@ -37,11 +37,11 @@ Layer::Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const Op
   shape_.directions = weights.directions();
   shape_.batch = cell_ ? x.size(0) : packed ? size_or_zero(hx, 1) : x.size(1);
   shape_.hidden = size_or_zero(weights.w_hh(0), 1);
-  inputs_ = shape_.inputs = x.size(dim - 1);
+  shape_.inputs = x.size(dim - 1);
   check(!cell_ || shape_.directions == 1, "weights: expected those of one direction for a cell");
   check_like("hx", hx, x);
   check_states("hx", hx);
-  weights.check_all(x, inputs_, shape_.hidden);
+  weights.check_all(x, shape_.inputs, shape_.hidden);
 
   if (!packed) {
     shape_.steps = cell_ ? 1 : x.size(0);

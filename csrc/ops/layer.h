@@ -41,7 +41,7 @@ class Layer {
   Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool cell);
 
   const Shape& shape() const { return shape_; }
-  int64_t inputs() const { return inputs_; }
+  int64_t inputs() const { return shape_.inputs; }
   int64_t rows() const { return rows_; }  // T x B, or N
   int64_t element_size() const { return size_of(shape_.dtype); }
 
@@ -67,7 +67,7 @@ class Layer {
  private:
   Shape shape_;
   bool cell_;
-  int64_t inputs_ = 0, rows_ = 0;
+  int64_t rows_ = 0;
   OptionalTensor batch_sizes_;
   std::vector<int64_t> offsets_;
 };
