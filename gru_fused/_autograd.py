@@ -39,11 +39,11 @@ class Layer(torch.autograd.Function):
         x: Tensor, hx: Tensor, batch_sizes: Tensor | None, bias: bool, recompute: bool, *weights: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if hx.dim() == 2:
-            h, gates = _ops.cell_train(x, hx, weights, bias)
+            h, gates = _ops.cell_train(x, hx, weights, bias, _ops.tf32(x))
             return h, None, gates
         if recompute:
-            return *_ops.forward(x, hx, weights, bias, hx.shape[0] == 2, batch_sizes), None
-        return _ops.forward_train(x, hx, weights, bias, batch_sizes)
+            return *_ops.forward(x, hx, weights, bias, hx.shape[0] == 2, batch_sizes, _ops.tf32(x)), None
+        return _ops.forward_train(x, hx, weights, bias, batch_sizes, _ops.tf32(x))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
@@ -66,10 +66,23 @@ class Layer(torch.autograd.Function):
             )
         need_x, _, _, _, _, *need_weights = ctx.needs_input_grad
         if hx.dim() == 2:
-            grads = _ops.cell_backward(grad_output, x, hx, output, gates, weights, ctx.bias, need_x, any(need_weights))
+            grads = _ops.cell_backward(
+                grad_output, x, hx, output, gates, weights, ctx.bias, need_x, any(need_weights), _ops.tf32(x)
+            )
         else:
             grads = _ops.backward(
-                grad_output, grad_h_n, x, hx, output, gates, weights, ctx.bias, batch_sizes, need_x, any(need_weights)
+                grad_output,
+                grad_h_n,
+                x,
+                hx,
+                output,
+                gates,
+                weights,
+                ctx.bias,
+                batch_sizes,
+                need_x,
+                any(need_weights),
+                _ops.tf32(x),
             )
         grad_hx, *grads = grads
         grad_x = grads.pop(0) if need_x else None

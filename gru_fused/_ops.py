@@ -29,13 +29,29 @@ def cpu_capability() -> str:
     return torch.ops.gru_fused.cpu_capability.default()
 
 
+def has_cuda_kernels() -> bool:
+    """Whether this build has its CUDA half."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("gru_fused::gru_forward", "CUDA")
+
+
 def check_device(device: torch.device) -> None:
     """Raises NotImplementedError if this build has no kernels for the device."""
-    if device.type not in ("cpu", "meta"):
+    if device.type == "cuda" and not has_cuda_kernels():
         raise NotImplementedError(
-            f"gru_fused has no kernels for device '{device.type}' in this version: it computes on the CPU. Move the "
-            "module and its input with .to('cpu'), or use torch.nn.GRU (gru_fused.revert(model) puts it back)."
+            "gru_fused was built without its CUDA kernels. Build them where nvcc is found: GRU_FUSED_CUDA=1 pip "
+            "install --no-build-isolation --force-reinstall --no-deps gru_fused (CUDA_HOME names the toolkit); or use "
+            "torch.nn.GRU (gru_fused.revert(model) puts it back)."
         )
+    if device.type not in ("cpu", "meta", "cuda"):
+        raise NotImplementedError(
+            f"gru_fused has no kernels for device '{device.type}': it computes on the CPU and on CUDA devices. Move "
+            "the module and its input with .to('cpu'), or use torch.nn.GRU (gru_fused.revert(model) puts it back)."
+        )
+
+
+def tf32(x: Tensor) -> bool:
+    """Whether float32 products may be rounded to TF32: on CUDA, where the flags of cuDNN's RNNs say so."""
+    return x.is_cuda and x.dtype is torch.float32 and torch.backends.cudnn.allow_tf32
 
 
 def _check(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool) -> None:
@@ -54,7 +70,13 @@ def _check(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool) -> None:
 
 @torch.library.register_fake("gru_fused::gru_forward")
 def _(
-    x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, bidirectional: bool, batch_sizes: Tensor | None
+    x: Tensor,
+    hx: Tensor,
+    weights: list[Tensor],
+    bias: bool,
+    bidirectional: bool,
+    batch_sizes: Tensor | None,
+    tf32: bool = False,
 ) -> tuple[Tensor, Tensor]:
     directions = 2 if bidirectional else 1
     per_layer = directions * (4 if bias else 2)
@@ -69,7 +91,7 @@ def _(
 
 @torch.library.register_fake("gru_fused::gru_forward_train")
 def _(
-    x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, batch_sizes: Tensor | None
+    x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, batch_sizes: Tensor | None, tf32: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, hx, weights, bias)
     directions, batch, hidden = hx.shape
@@ -94,18 +116,19 @@ def _(
     batch_sizes: Tensor | None,
     need_x: bool,
     need_weights: bool,
+    tf32: bool = False,
 ) -> list[Tensor]:
     return _fake_grads(x, hx, weights, need_x, need_weights)
 
 
 @torch.library.register_fake("gru_fused::gru_cell")
-def _(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool) -> Tensor:
+def _(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, tf32: bool = False) -> Tensor:
     _check(x, hx, weights, bias)
     return x.new_empty(hx.shape)
 
 
 @torch.library.register_fake("gru_fused::gru_cell_train")
-def _(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, tf32: bool = False) -> tuple[Tensor, Tensor]:
     _check(x, hx, weights, bias)
     batch, hidden = hx.shape
     return x.new_empty(batch, hidden), x.new_empty(1, batch, 4 * hidden)
@@ -122,6 +145,7 @@ def _(
     bias: bool,
     need_x: bool,
     need_weights: bool,
+    tf32: bool = False,
 ) -> list[Tensor]:
     return _fake_grads(x, hx, weights, need_x, need_weights)
 

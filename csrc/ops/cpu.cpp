@@ -5,10 +5,9 @@
 
 #include <cstdlib>
 #include <memory>
-#include <tuple>
 
 #include "../cpu/kernels.h"
-#include "layer.h"
+#include "entry.h"
 
 namespace gru_fused::ops {
 namespace {
@@ -91,96 +90,22 @@ void launch(const Call& call, const ScratchBytes& scratch_bytes, const Run& run)
   run(call.params, scratch.data(), parallel);
 }
 
-ForwardCall run_forward(const Tensor& x, const Tensor& hx, const std::vector<Tensor>& weights, bool bias,
-                        const OptionalTensor& batch_sizes, bool cell, bool save) {
-  ForwardCall call(x, hx, Weights(weights, bias), batch_sizes, cell, save);
-  launch(call, kernels().forward_scratch, kernels().forward);
-  return call;
-}
-
-std::vector<Tensor> run_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x,
-                                 const Tensor& hx, const Tensor& output, const OptionalTensor& gates,
-                                 const std::vector<Tensor>& weights, bool bias, const OptionalTensor& batch_sizes,
-                                 bool cell, bool need_x, bool need_weights) {
-  BackwardCall call(grad_output, grad_h_n, x, hx, output, gates, Weights(weights, bias), batch_sizes, cell, need_x,
-                    need_weights);
-  launch(call, kernels().backward_scratch, kernels().backward);
-  std::vector<Tensor> grads;
-  grads.reserve(2 + call.grad_weights.size());
-  grads.push_back(std::move(call.grad_hx));
-  if (need_x) grads.push_back(call.layer.sum_directions(*call.grad_x));
-  for (Tensor& grad : call.grad_weights) grads.push_back(std::move(grad));
-  return grads;
-}
-
-std::tuple<Tensor, Tensor> gru_forward(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias, bool bidirectional,
-                                       OptionalTensor batch_sizes) {
-  const int directions = bidirectional ? 2 : 1, per_layer = directions * (bias ? 4 : 2);
-  const int layers = int(weights.size()) / per_layer;
-  check(layers > 0 && layers * per_layer == int(weights.size()), "weights: expected ", per_layer,
-        " tensors for each layer, got ", weights.size());
-  if (layers == 1) {
-    const ForwardCall call(x, hx, Weights(weights, bias, directions, 0), batch_sizes, false, false);
-    launch(call, kernels().forward_scratch, kernels().forward);
-    return {call.output, call.h_n};
-  }
-  check(hx.dim() == 3 && hx.size(0) == layers * directions, "hx: expected 3 dimensions, ", layers * directions,
-        " states of ", layers, " layers, got shape ", shape_text(hx.sizes()));
-  const int64_t batch = hx.size(1), hidden = hx.size(2);
-  const Tensor h_n = new_tensor(hx, {layers * directions, batch, hidden});
-  for (int layer = 0; layer < layers; ++layer) {
-    const auto states = [&](const Tensor& all) {
-      return strided(all, layer * directions * all.stride(0), {directions, batch, hidden},
-                     {all.stride(0), all.stride(1), all.stride(2)});
-    };
-    const ForwardCall call(x, states(hx), Weights(weights, bias, directions, layer), batch_sizes, false, false,
-                           states(h_n));
-    launch(call, kernels().forward_scratch, kernels().forward);
-    x = call.output;
-  }
-  return {x, h_n};
-}
-
-std::tuple<Tensor, Tensor, Tensor> gru_forward_train(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias,
-                                                     OptionalTensor batch_sizes) {
-  const ForwardCall call = run_forward(x, hx, weights, bias, batch_sizes, false, true);
-  return {call.output, call.h_n, *call.gates};
-}
-
-std::vector<Tensor> gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor x, Tensor hx,
-                                 Tensor output, OptionalTensor gates, std::vector<Tensor> weights, bool bias,
-                                 OptionalTensor batch_sizes, bool need_x, bool need_weights) {
-  return run_backward(grad_output, grad_h_n, x, hx, output, gates, weights, bias, batch_sizes, false, need_x,
-                      need_weights);
-}
-
-Tensor gru_cell(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias) {
-  return run_forward(x, hx, weights, bias, std::nullopt, true, false).h_n;
-}
-
-std::tuple<Tensor, Tensor> gru_cell_train(Tensor x, Tensor hx, std::vector<Tensor> weights, bool bias) {
-  const ForwardCall call = run_forward(x, hx, weights, bias, std::nullopt, true, true);
-  return {call.h_n, *call.gates};
-}
-
-std::vector<Tensor> gru_cell_backward(Tensor grad_h, Tensor x, Tensor hx, Tensor h, Tensor gates,
-                                      std::vector<Tensor> weights, bool bias, bool need_x, bool need_weights) {
-  return run_backward(grad_h, std::nullopt, x, hx, h, gates, weights, bias, std::nullopt, true, need_x, need_weights);
-}
-
 std::string cpu_capability() { return kernels().name; }
 
 }  // namespace
+
+struct Cpu {
+  static void forward(const ForwardCall& call, const Tensor&, const Weights&, bool) {
+    launch(call, kernels().forward_scratch, kernels().forward);
+  }
+  static void backward(const BackwardCall& call, const Tensor&, const Weights&, bool) {
+    launch(call, kernels().backward_scratch, kernels().backward);
+  }
+};
+
 }  // namespace gru_fused::ops
 
-STABLE_TORCH_LIBRARY_IMPL(gru_fused, CPU, m) {
-  m.impl("gru_forward", TORCH_BOX(&gru_fused::ops::gru_forward));
-  m.impl("gru_forward_train", TORCH_BOX(&gru_fused::ops::gru_forward_train));
-  m.impl("gru_backward", TORCH_BOX(&gru_fused::ops::gru_backward));
-  m.impl("gru_cell", TORCH_BOX(&gru_fused::ops::gru_cell));
-  m.impl("gru_cell_train", TORCH_BOX(&gru_fused::ops::gru_cell_train));
-  m.impl("gru_cell_backward", TORCH_BOX(&gru_fused::ops::gru_cell_backward));
-}
+STABLE_TORCH_LIBRARY_IMPL(gru_fused, CPU, m) { GRU_FUSED_REGISTER(m, gru_fused::ops::Cpu); }
 
 STABLE_TORCH_LIBRARY_IMPL(gru_fused, CompositeExplicitAutograd, m) {
   m.impl("cpu_capability", TORCH_BOX(&gru_fused::ops::cpu_capability));

@@ -119,6 +119,7 @@ DirectionArguments Layer::arguments(const Tensor& x, const Tensor& hx, const Wei
 ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes,
                          bool cell, bool save, const OptionalTensor& h_n_given)
     : layer(x, hx, weights, batch_sizes, cell),
+      hx(hx),
       h_n(h_n_given ? *h_n_given : layer.new_states(x)),
       output(cell ? h_n : layer.new_steps(x, layer.shape().directions * layer.shape().hidden)) {
   const int64_t H = layer.shape().hidden, element = layer.element_size();
@@ -138,7 +139,7 @@ ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weigh
 BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x,
                            const Tensor& hx, const Tensor& output, const OptionalTensor& gates, const Weights& weights,
                            const OptionalTensor& batch_sizes, bool cell, bool need_x, bool need_weights)
-    : layer(x, hx, weights, batch_sizes, cell), grad_hx(layer.new_states(x)) {
+    : layer(x, hx, weights, batch_sizes, cell), grad_h_n(grad_h_n), grad_hx(layer.new_states(x)) {
   const int64_t D = layer.shape().directions, H = layer.shape().hidden, I = layer.inputs();
   const int64_t element = layer.element_size();
   if (gates) {

@@ -76,6 +76,7 @@ class Layer {
 // the arguments and into `copies` of arguments whose rows are not dense.
 struct ForwardCall {
   Layer layer;
+  Tensor hx;
   Tensor h_n, output;    // of a cell the same tensor
   OptionalTensor gates;  // [D, rows, 4H], if saved
   std::forward_list<Tensor> copies;
@@ -88,6 +89,7 @@ struct ForwardCall {
 // A call of the backward.
 struct BackwardCall {
   Layer layer;
+  OptionalTensor grad_h_n;
   Tensor grad_hx;
   OptionalTensor grad_x;  // of each direction: [D, ...]
   std::vector<Tensor> grad_weights;

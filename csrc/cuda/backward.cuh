@@ -1,0 +1,120 @@
+// The backward of a layer's time steps in one launch, W_hh^T held still: a team's operand is the gradients of the
+// gates of all units, and each member owns some units of dL/dh.
+#pragma once
+
+#include "exchange.cuh"
+
+namespace gru_fused::cuda {
+
+template <class Form, template <class, bool> class ExchangeOf>
+__global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __grid_constant__ BackwardLoop loop) {
+  using Scalar = typename Form::Scalar;
+  using Value = typename Form::Value;
+  using Exchanging = ExchangeOf<Form, true>;
+  constexpr int kElements = Form::kElements;
+  GRU_FUSED_DYNAMIC_SHARED(shared);
+  if constexpr (!Exchanging::kNeedsClusters || arch::kHasClusters) {
+    const Shape& shape = loop.shape;
+    const Place<Form, true> place(loop, shared, Exchanging::kExchange);
+    const BackwardLoopDirection& my = loop.direction[place.direction];
+    const int64_t H = shape.hidden;
+    Exchanging exchange(place, loop.exchange, shape.steps + 1);
+
+    HeldWeights<Form::kTraits.held> weights;
+    place.load(weights, [&](int gate, int unit, int input) {
+      return unit < H && input < H ? *at<Scalar>(my.w_hh, 0, gate * H + input, unit) : narrow<Scalar>(0.f);
+    });
+
+    fill_operands(place, Exchanging::kExchange, [](int, int) { return Value(0); });
+    // The part of dL/dh that does not come through W_hh.
+    place.for_own_tiles([&](int tile) {
+      for (int e = 0; e < kElements; ++e)
+        place.state(tile, e) =
+            my.grad_h_n.data && place.exists(tile, e)
+                ? widen<Value>(*at<Scalar>(my.grad_h_n, 0, place.first_row + place.row(tile, e), place.unit(e)))
+                : Value(0);
+    });
+    exchange.start();
+
+    struct Saved {
+      Gates<Value> gates[kElements];
+      Value h[kElements], grad[kElements];
+    };
+    const auto load_saved = [&](int64_t back, int tile, Saved& saved) {
+      const int64_t step = shape.steps - 1 - back, t = shape.time_of(step, place.direction);
+      const int64_t alive = shape.rows_at(t);
+      const int64_t before = step > 0 ? shape.time_of(step - 1, place.direction) : 0;
+      const int64_t alive_before = step > 0 ? shape.rows_at(before) : 0;
+      GRU_FUSED_UNROLL
+      for (int e = 0; e < kElements; ++e) {
+        const int64_t row = place.first_row + place.row(tile, e), unit = place.unit(e);
+        if (!place.exists(tile, e) || row >= alive) continue;
+        const Scalar* const gates = at<Scalar>(my.gates, shape.step_offset(my.gates, t), row, unit);
+        saved.gates[e] = {widen<Value>(gates[0]), widen<Value>(gates[H]), widen<Value>(gates[2 * H]),
+                          widen<Value>(gates[3 * H])};
+        saved.h[e] = widen<Value>(row < alive_before
+                                      ? *at<Scalar>(my.output, shape.step_offset(my.output, before), row, unit)
+                                      : *at<Scalar>(my.hx, 0, row, unit));
+        saved.grad[e] = my.grad_output.data ? widen<Value>(*at<Scalar>(my.grad_output,
+                                                                       shape.step_offset(my.grad_output, t), row, unit))
+                                            : Value(0);
+      }
+    };
+
+    Saved ahead = {};
+    if (place.split < place.cut.tiles) load_saved(0, place.split, ahead);
+
+    for (int64_t back = 0; back <= shape.steps; ++back) {
+      const uint32_t* const operand = exchange.wait(back);
+      const bool last = back == shape.steps;  // what is left is dL/dhx
+      const int64_t t = last ? 0 : shape.time_of(shape.steps - 1 - back, place.direction);
+      const int64_t alive = last ? 0 : shape.rows_at(t);
+      place.step(weights, operand, int(back % 2), Exchanging::kBarrierAfterProducts,
+                 [&](int tile, const Value(&products)[1][kElements]) {
+        Saved saved = ahead;
+        if (tile != place.split && !last) load_saved(back, tile, saved);
+        Value sent[kGates][kElements];  // d_gh: a_r, a_z, a_nr
+        Value a_n[kElements];
+        GRU_FUSED_UNROLL
+        for (int e = 0; e < kElements; ++e) {
+          Value d = place.state(tile, e) + products[0][e];
+          sent[0][e] = sent[1][e] = sent[2][e] = a_n[e] = 0;
+          if (place.exists(tile, e) && place.first_row + place.row(tile, e) < alive) {
+            const auto grads = cell_backward<typename Form::Math>(d + saved.grad[e], saved.gates[e], saved.h[e]);
+            d = grads.h;
+            sent[0][e] = grads.r;
+            sent[1][e] = grads.z;
+            sent[2][e] = grads.nr;
+            a_n[e] = grads.n;
+          }
+          place.state(tile, e) = d;
+        }
+        if (last) return;
+        GRU_FUSED_UNROLL
+        for (int gate = 0; gate < kGates; ++gate) send_elements(place, exchange, back + 1, tile, gate, sent[gate]);
+        if (tile == place.split && back + 1 < shape.steps) load_saved(back + 1, tile, ahead);
+        GRU_FUSED_UNROLL
+        for (int e = 0; e < kElements; ++e) {
+          const int64_t row = place.first_row + place.row(tile, e);
+          if (!place.exists(tile, e) || row >= alive) continue;
+          Scalar* const grads = at<Scalar>(my.grads, shape.step_offset(my.grads, t), row, place.unit(e));
+          grads[0] = narrow<Scalar>(sent[2][e]);
+          grads[H] = narrow<Scalar>(sent[0][e]);
+          grads[2 * H] = narrow<Scalar>(sent[1][e]);
+          grads[3 * H] = narrow<Scalar>(a_n[e]);
+        }
+      });
+      if (!last) exchange.sent(back + 1);
+    }
+
+    place.for_own_tiles([&](int tile) {
+      for (int e = 0; e < kElements; ++e)
+        if (place.exists(tile, e))
+          *at<Scalar>(my.grad_hx, 0, place.first_row + place.row(tile, e), place.unit(e)) =
+              narrow<Scalar>(place.state(tile, e));
+    });
+    exchange.end();
+  }
+}
+
+}  // namespace gru_fused::cuda

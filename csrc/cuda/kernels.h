@@ -1,0 +1,71 @@
+// The kernels of every form of arithmetic, and how they are launched.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "loop.h"
+
+namespace gru_fused::cuda {
+
+struct LoopKernels {  // by Exchange
+  void (*forward[4])(ForwardLoop);
+  void (*backward[4])(BackwardLoop);
+};
+
+const LoopKernels& loops_f32();
+const LoopKernels& loops_f64();
+const LoopKernels& loops_tf32();
+const LoopKernels& loops_bf16();
+const LoopKernels& loops_f16();
+
+// One step of one direction on its own, or any rows whose products with W_hh are known: gates and states of `rows`
+// rows, row by row in every array.
+struct StepForward {
+  DType dtype;
+  int64_t rows, hidden;
+  Rows<const void> inputs, products;  // x W_ih^T and h W_hh^T, [rows, 3H], without biases
+  const void *b_ih, *b_hh;            // or null
+  Rows<const void> previous;          // [rows, H]: the states before, used where `state` is null
+  void* state;                        // [rows, H] in float32 (float64 for float64): before, and then after; or null
+  Rows<void> operand;                 // [rows, H] or null: the states after, in the arrays' dtype
+  Rows<void> output;                  // the same
+  Rows<void> gates;                   // [rows, 4H] or null
+};
+
+struct StepBackward {
+  DType dtype;
+  int64_t rows, hidden;
+  int64_t alive;                 // rows that have this step; of the others only dL/dh is brought up to date
+  int64_t multiplied;            // rows that have the step after, and products
+  Rows<const void> grad_output;  // [rows, H] or null
+  Rows<const void> products;     // [rows, H]: what comes through W_hh from the step after
+  Rows<const void> previous;     // [rows, H]: the states before
+  Rows<const void> gates;        // [rows, 4H]
+  void* state;                   // [rows, H] as above: the rest of dL/dh, of the step after and then of this one
+  Rows<void> grads;              // [rows, 4H] as in GateGrads
+};
+
+// The states before every step of one direction, side by side: [T, B, H], or packed rows.
+struct PreviousStates {
+  Shape shape;  // its batch_sizes and offsets are of the device
+  int direction;
+  Rows<const void> hx, output;
+  void* previous;  // dense
+};
+
+// All return an empty text, or what went wrong: the kernel, the shape and CUDA's words.
+std::string run_step(const StepForward& step, cudaStream_t stream);
+std::string run_step(const StepBackward& step, cudaStream_t stream);
+std::string run_previous(const PreviousStates& call, cudaStream_t stream);
+
+std::string current_device(Device& device);
+// The plan, if what it asks for can be resident on this device now; or the next best plan that can.
+std::string resident_plan(const Device& device, const Problem& problem, const Allowed& allowed, Plan& plan);
+int64_t workspace_bytes(const Plan& plan);
+// The loop's cut, teams and exchange memory are filled in from the plan and the workspace.
+std::string run_loop(const Plan& plan, ForwardLoop loop, void* workspace, cudaStream_t stream);
+std::string run_loop(const Plan& plan, BackwardLoop loop, void* workspace, cudaStream_t stream);
+
+}  // namespace gru_fused::cuda

@@ -1,0 +1,160 @@
+// From a plan to a launch: residency is asked for, and every status is looked at.
+#include "kernels.h"
+
+namespace gru_fused::cuda {
+namespace {
+
+const LoopKernels& loops(Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::f32:
+      return loops_f32();
+    case Arithmetic::f64:
+      return loops_f64();
+    case Arithmetic::tf32:
+      return loops_tf32();
+    case Arithmetic::bf16:
+      return loops_bf16();
+    case Arithmetic::f16:
+      break;
+  }
+  return loops_f16();
+}
+
+auto* kernel_of(const Plan& plan, const ForwardLoop*) {
+  return loops(plan.arithmetic).forward[int(plan.exchange)];
+}
+auto* kernel_of(const Plan& plan, const BackwardLoop*) {
+  return loops(plan.arithmetic).backward[int(plan.exchange)];
+}
+
+// A launch's description, with the attributes that it points to.
+struct Launch {
+  cudaLaunchConfig_t config{};
+  cudaLaunchAttribute attributes[1];
+
+  Launch(const Plan& plan, cudaStream_t stream) {
+    config.gridDim = dim3(unsigned(plan.teams) * unsigned(plan.cut.ctas));
+    config.blockDim = dim3(unsigned(plan.threads()));
+    config.dynamicSmemBytes = size_t(plan.shared_bytes);
+    config.stream = stream;
+    config.attrs = attributes;
+    if (plan.regime == Regime::cluster) {
+      attributes[0].id = cudaLaunchAttributeClusterDimension;
+      attributes[0].val.clusterDim.x = unsigned(plan.cut.ctas);
+      attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+      config.numAttrs = 1;
+    } else if (plan.regime == Regime::grid) {
+      attributes[0].id = cudaLaunchAttributeCooperative;
+      attributes[0].val.cooperative = 1;
+      config.numAttrs = 1;
+    }
+  }
+  Launch(const Launch&) = delete;
+};
+
+std::string problem_text(const Plan& plan, const char* what, cudaError_t status) {
+  return std::string(plan.backward ? "backward_loop" : "forward_loop") + " with " +
+         std::to_string(plan.teams) + " teams of " + std::to_string(plan.cut.ctas) + " CTAs x " +
+         std::to_string(plan.threads()) + " threads and " + std::to_string(plan.shared_bytes) +
+         " bytes of shared memory, H <= " + std::to_string(plan.cut.units()) + ": " + what + ": " +
+         cudaGetErrorString(status);
+}
+
+template <class Kernel>
+cudaError_t prepare(const Plan& plan, Kernel* kernel) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              int(plan.shared_bytes));
+}
+
+template <class Kernel>
+cudaError_t ask_resident(const Device& device, const Plan& plan, Kernel* kernel, bool& resident) {
+  if (const cudaError_t status = prepare(plan, kernel)) return status;
+  int count = 0;
+  cudaError_t status;
+  if (plan.regime == Regime::cluster) {
+    const Launch launch(plan, nullptr);
+    status = cudaOccupancyMaxActiveClusters(&count, kernel, &launch.config);
+    resident = count > 0;  // clusters do not wait for each other: one at a time is enough
+  } else {
+    status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel, plan.threads(), size_t(plan.shared_bytes));
+    resident = plan.regime == Regime::block ? count > 0
+                                            : int64_t(count) * device.sms >= int64_t(plan.teams) * plan.cut.ctas;
+  }
+  return status;
+}
+
+template <class AnyLoop>
+std::string run(const Plan& plan, AnyLoop& loop, void* workspace, cudaStream_t stream) {
+  loop.cut = plan.cut;
+  loop.row_teams = plan.row_teams;
+  loop.exchange = workspace;
+  auto* const kernel = kernel_of(plan, static_cast<const AnyLoop*>(nullptr));
+  if (const int64_t bytes = workspace_bytes(plan))
+    if (const cudaError_t status = cudaMemsetAsync(workspace, 0, size_t(bytes), stream))
+      return problem_text(plan, "clearing the exchange's memory", status);
+  if (const cudaError_t status = prepare(plan, kernel)) return problem_text(plan, "shared memory", status);
+  const Launch launch(plan, stream);
+  if (const cudaError_t status = cudaLaunchKernelEx(&launch.config, kernel, loop))
+    return problem_text(plan, "launch", status);
+  return {};
+}
+
+}  // namespace
+
+std::string current_device(Device& device) {
+  int index = 0;
+  if (const cudaError_t status = cudaGetDevice(&index)) return cudaGetErrorString(status);
+  const auto ask = [&](cudaDeviceAttr what) {
+    int value = 0;
+    return cudaDeviceGetAttribute(&value, what, index) == cudaSuccess ? value : 0;
+  };
+  device.arch = 10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
+  device.sms = ask(cudaDevAttrMultiProcessorCount);
+  device.shared_bytes = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  device.max_cluster = device.arch >= 90 ? 8 : 1;  // what every such device takes
+  device.cooperative = ask(cudaDevAttrCooperativeLaunch);
+  return {};
+}
+
+std::string resident_plan(const Device& device, const Problem& problem, const Allowed& allowed_first, Plan& plan) {
+  Allowed allowed = allowed_first;
+  for (;;) {
+    plan = make_plan(device, problem, allowed);
+    if (plan.regime == Regime::steps) return {};
+    bool resident = false;
+    const cudaError_t status =
+        plan.backward ? ask_resident(device, plan, kernel_of(plan, static_cast<const BackwardLoop*>(nullptr)), resident)
+                      : ask_resident(device, plan, kernel_of(plan, static_cast<const ForwardLoop*>(nullptr)), resident);
+    if (status != cudaSuccess) return problem_text(plan, "asking for residency", status);
+    if (resident) return {};
+    switch (plan.exchange) {
+      case Exchange::block:
+        allowed.block = false;
+        break;
+      case Exchange::cluster:
+        allowed.cluster = false;
+        break;
+      case Exchange::packets:
+      case Exchange::flags:  // both need the same
+        allowed.packets = allowed.flags = false;
+        break;
+    }
+    allowed.steps = true;
+  }
+}
+
+int64_t workspace_bytes(const Plan& plan) {
+  if (plan.regime != Regime::grid) return 0;
+  const Layout layout = layout_of(plan.arithmetic, plan.exchange, plan.backward, plan.cut);
+  return plan.teams * exchange_bytes(plan.exchange, plan.rows(), layout.operand_words);
+}
+
+std::string run_loop(const Plan& plan, ForwardLoop loop, void* workspace, cudaStream_t stream) {
+  return run(plan, loop, workspace, stream);
+}
+
+std::string run_loop(const Plan& plan, BackwardLoop loop, void* workspace, cudaStream_t stream) {
+  return run(plan, loop, workspace, stream);
+}
+
+}  // namespace gru_fused::cuda

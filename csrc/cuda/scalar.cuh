@@ -1,0 +1,64 @@
+// The numbers of the arrays (float, double, bfloat16, half) and the arithmetic of the cell on them.
+#pragma once
+
+#include <type_traits>
+
+#include "../gru_cell.h"
+#include "arch.h"
+
+namespace gru_fused::cuda {
+
+template <class Value>
+__device__ __forceinline__ Value widen(Value number) {
+  return number;
+}
+template <class Value>
+__device__ __forceinline__ Value widen(__nv_bfloat16 number) {
+  return __bfloat162float(number);
+}
+template <class Value>
+__device__ __forceinline__ Value widen(__half number) {
+  return __half2float(number);
+}
+
+template <class Scalar, class Value>
+__device__ __forceinline__ Scalar narrow(Value value) {
+  if constexpr (std::is_same_v<Scalar, __nv_bfloat16>) return __float2bfloat16_rn(value);
+  else if constexpr (std::is_same_v<Scalar, __half>) return __float2half_rn(value);
+  else return value;
+}
+
+template <class Scalar>
+__device__ __forceinline__ uint32_t bits_of(Scalar number) {
+  if constexpr (std::is_same_v<Scalar, __nv_bfloat16>) return __bfloat16_as_ushort(number);
+  else if constexpr (std::is_same_v<Scalar, __half>) return __half_as_ushort(number);
+  else return __float_as_uint(number);
+}
+
+// Math of gru_cell.h to the last bits or so of Value.
+template <class V>
+struct ExactMath {
+  using Value = V;
+  static __device__ __forceinline__ Value one() { return Value(1); }
+  static __device__ __forceinline__ Value sigmoid(Value x) { return Value(1) / (Value(1) + exp(-x)); }
+  static __device__ __forceinline__ Value tanh(Value x) { return ::tanh(x); }
+};
+
+template <>
+struct ExactMath<float> {
+  using Value = float;
+  static __device__ __forceinline__ float one() { return 1.f; }
+  static __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
+  static __device__ __forceinline__ float tanh(float x) { return tanhf(x); }
+};
+
+// For states and products rounded to 11 bits or fewer: the hardware's exponential and reciprocal. Absolute errors are
+// under 3e-7; 1 / inf is 0, so that both ends saturate.
+struct FastMath {
+  using Value = float;
+  static __device__ __forceinline__ float one() { return 1.f; }
+  static __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
+  static __device__ __forceinline__ float tanh(float x) { return 1.f - __fdividef(2.f, 1.f + __expf(2.f * x)); }
+};
+
+}  // namespace gru_fused::cuda

@@ -1,0 +1,143 @@
+// Kernels without a loop over time: the gates of one step (or of many rows at once), and the states before each step.
+#include "kernels.h"
+#include "scalar.cuh"
+
+namespace gru_fused::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+template <class S>
+struct ArithmeticOf {
+  using Scalar = S;
+  using Value = std::conditional_t<std::is_same_v<S, double>, double, float>;
+  using Math = std::conditional_t<sizeof(S) == 2, FastMath, ExactMath<Value>>;
+};
+
+template <class Scalar, class Void>
+__device__ __forceinline__ auto* at(const Rows<Void>& rows, int64_t row, int64_t column) {
+  using Number = std::conditional_t<std::is_const_v<Void>, const Scalar, Scalar>;
+  return static_cast<Number*>(rows.data) + row * rows.row + column;
+}
+
+template <class Types>
+__global__ void __launch_bounds__(kThreads) step_forward(const __grid_constant__ StepForward call) {
+  using Scalar = typename Types::Scalar;
+  using Value = typename Types::Value;
+  const int64_t H = call.hidden, index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (index >= call.rows * H) return;
+  const int64_t row = index / H, unit = index % H;
+  const auto bias = [&](const void* from, int gate) {
+    return from ? widen<Value>(static_cast<const Scalar*>(from)[gate * H + unit]) : Value(0);
+  };
+  const Scalar *const inputs = at<Scalar>(call.inputs, row, unit), *const products = at<Scalar>(call.products, row, unit);
+  const auto gi = [&](int gate) { return widen<Value>(inputs[gate * H]) + bias(call.b_ih, gate); };
+  const auto gh = [&](int gate) { return widen<Value>(products[gate * H]) + bias(call.b_hh, gate); };
+  Value* const state = static_cast<Value*>(call.state) + index;
+  const Value h = call.state ? *state : widen<Value>(*at<Scalar>(call.previous, row, unit));
+  const auto stepped = cell_forward<typename Types::Math>(gi(0), gi(1), gi(2), gh(0), gh(1), gh(2), h);
+  if (call.state) *state = stepped.h;
+  if (call.operand.data) *at<Scalar>(call.operand, row, unit) = narrow<Scalar>(stepped.h);
+  if (call.output.data) *at<Scalar>(call.output, row, unit) = narrow<Scalar>(stepped.h);
+  if (!call.gates.data) return;
+  Scalar* const gates = at<Scalar>(call.gates, row, unit);
+  gates[0] = narrow<Scalar>(stepped.gates.r);
+  gates[H] = narrow<Scalar>(stepped.gates.z);
+  gates[2 * H] = narrow<Scalar>(stepped.gates.n);
+  gates[3 * H] = narrow<Scalar>(stepped.gates.gh_n);
+}
+
+template <class Types>
+__global__ void __launch_bounds__(kThreads) step_backward(const __grid_constant__ StepBackward call) {
+  using Scalar = typename Types::Scalar;
+  using Value = typename Types::Value;
+  const int64_t H = call.hidden, index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (index >= call.rows * H) return;
+  const int64_t row = index / H, unit = index % H;
+  Value* const state = static_cast<Value*>(call.state) + index;
+  Value d = *state;
+  if (row < call.multiplied) d += widen<Value>(*at<Scalar>(call.products, row, unit));
+  if (row >= call.alive) {
+    *state = d;
+    return;
+  }
+  if (call.grad_output.data) d += widen<Value>(*at<Scalar>(call.grad_output, row, unit));
+  const Scalar* const gates = at<Scalar>(call.gates, row, unit);
+  const Gates<Value> saved = {widen<Value>(gates[0]), widen<Value>(gates[H]), widen<Value>(gates[2 * H]),
+                              widen<Value>(gates[3 * H])};
+  const Value h = widen<Value>(*at<Scalar>(call.previous, row, unit));
+  const auto grads = cell_backward<typename Types::Math>(d, saved, h);
+  *state = grads.h;
+  Scalar* const to = at<Scalar>(call.grads, row, unit);
+  to[0] = narrow<Scalar>(grads.nr);
+  to[H] = narrow<Scalar>(grads.r);
+  to[2 * H] = narrow<Scalar>(grads.z);
+  to[3 * H] = narrow<Scalar>(grads.n);
+}
+
+// A block has one step's rows (blockIdx.x the step).
+template <class Types>
+__global__ void __launch_bounds__(kThreads) previous_states(const __grid_constant__ PreviousStates call) {
+  using Scalar = typename Types::Scalar;
+  const Shape& shape = call.shape;
+  const int64_t H = shape.hidden, step = blockIdx.x, t = shape.time_of(step, call.direction);
+  const int64_t before = step > 0 ? shape.time_of(step - 1, call.direction) : 0;
+  const int64_t alive_before = step > 0 ? shape.rows_at(before) : 0;
+  const Rows<const void> source{call.output.data, call.output.step, call.output.row};
+  const int64_t from = shape.step_offset(source, before);
+  const Rows<void> dense{call.previous, shape.batch * H, H};
+  Scalar* const to = static_cast<Scalar*>(call.previous) + shape.step_offset(dense, t);
+  for (int64_t i = threadIdx.x; i < shape.rows_at(t) * H; i += kThreads) {
+    const int64_t row = i / H, unit = i % H;
+    to[i] = row < alive_before ? static_cast<const Scalar*>(call.output.data)[from + row * call.output.row + unit]
+                               : *at<Scalar>(call.hx, row, unit);
+  }
+}
+
+std::string status_text(const char* kernel, cudaError_t status, int64_t rows, int64_t hidden) {
+  if (status == cudaSuccess) return {};
+  return std::string(kernel) + ", " + std::to_string(rows) + " rows of H=" + std::to_string(hidden) + ": " +
+         cudaGetErrorString(status);
+}
+
+template <class Call>
+std::string launch(const char* name, void (*const (&by_dtype)[4])(Call), DType dtype, const Call& call, int64_t blocks,
+                   int64_t rows, int64_t hidden, cudaStream_t stream) {
+  if (blocks == 0) return {};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(blocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return status_text(name, cudaLaunchKernelEx(&config, by_dtype[int(dtype)], call), rows, hidden);
+}
+
+int64_t blocks_of(int64_t rows, int64_t hidden) { return (rows * hidden + kThreads - 1) / kThreads; }
+
+}  // namespace
+
+// In the order of DType: f32, f64, bf16, f16.
+std::string run_step(const StepForward& step, cudaStream_t stream) {
+  static void (*const kernels[4])(StepForward) = {
+      step_forward<ArithmeticOf<float>>, step_forward<ArithmeticOf<double>>, step_forward<ArithmeticOf<__nv_bfloat16>>,
+      step_forward<ArithmeticOf<__half>>};
+  return launch("step_forward", kernels, step.dtype, step, blocks_of(step.rows, step.hidden), step.rows, step.hidden,
+                stream);
+}
+
+std::string run_step(const StepBackward& step, cudaStream_t stream) {
+  static void (*const kernels[4])(StepBackward) = {
+      step_backward<ArithmeticOf<float>>, step_backward<ArithmeticOf<double>>,
+      step_backward<ArithmeticOf<__nv_bfloat16>>, step_backward<ArithmeticOf<__half>>};
+  return launch("step_backward", kernels, step.dtype, step, blocks_of(step.rows, step.hidden), step.rows, step.hidden,
+                stream);
+}
+
+std::string run_previous(const PreviousStates& call, cudaStream_t stream) {
+  static void (*const kernels[4])(PreviousStates) = {
+      previous_states<ArithmeticOf<float>>, previous_states<ArithmeticOf<double>>,
+      previous_states<ArithmeticOf<__nv_bfloat16>>, previous_states<ArithmeticOf<__half>>};
+  return launch("previous_states", kernels, call.shape.dtype, call, call.shape.steps, call.shape.steps,
+                call.shape.hidden, stream);
+}
+
+}  // namespace gru_fused::cuda

@@ -1,0 +1,194 @@
+// A thread's place in its team, and the products that its warp computes there.
+#pragma once
+
+#include "loop.h"
+#include "product.cuh"
+
+namespace gru_fused::cuda {
+
+// The weights of one warp: its group's units, its split's inputs, three gates.
+template <int kHeld>
+struct HeldWeights {
+  uint4 held[kHeld][kGates];
+  uint4* beyond;  // in shared memory, of this lane: [step][gate], kWarp apart
+  int first = 0, count = 0;
+};
+
+template <class Form, bool kBackward>
+struct Place {
+  using Value = typename Form::Value;
+  static constexpr int kHeld = Form::kTraits.held, kRows = Form::kTraits.rows, kElements = Form::kElements, kSums = Form::kSums;
+  static constexpr int kOutputs = kBackward ? 1 : kGates;  // sums that a product ends in
+
+  const Cut cut;
+  const Layout layout;
+  char* const shared;
+  int threads, thread, lane, warp;
+  int group, split;       // of this CTA; of the group
+  int rank, team, direction;
+  int first_unit;         // of the group in the layer
+  bool live;              // whether the layer has such a group
+  int64_t first_row;      // of the team in the batch
+  int valid_rows;         // of the team
+  int64_t hidden;
+
+  template <class AnyLoop>
+  __device__ __forceinline__ Place(const AnyLoop& loop, char* shared, Exchange exchange)
+      : cut(loop.cut), layout(layout_of(Form::kArithmetic, exchange, kBackward, loop.cut)), shared(shared) {
+    threads = int(blockDim.x);
+    thread = int(threadIdx.x);
+    lane = thread % kWarp;
+    warp = thread / kWarp;
+    group = warp / cut.splits;
+    split = warp % cut.splits;
+    rank = int(blockIdx.x) % cut.ctas;
+    team = int(blockIdx.x) / cut.ctas;
+    direction = team / loop.row_teams;
+    const int group_of_layer = rank * cut.groups_per_cta + group;
+    first_unit = group_of_layer * kGroup;
+    live = group_of_layer < cut.groups;
+    hidden = loop.shape.hidden;
+    const int64_t rows = int64_t(cut.tiles) * kRows;
+    first_row = team % loop.row_teams * rows;
+    valid_rows = int(loop.shape.batch - first_row < rows ? loop.shape.batch - first_row : rows);
+  }
+
+  __device__ __forceinline__ int unit(int element) const { return first_unit + Form::unit(lane, element); }
+  __device__ __forceinline__ int row(int tile, int element) const { return tile * kRows + Form::row(lane, element); }
+  __device__ __forceinline__ bool exists(int tile, int element) const {
+    return row(tile, element) < valid_rows && unit(element) < hidden;
+  }
+
+  __device__ __forceinline__ uint32_t* operand(int buffer) const {
+    return reinterpret_cast<uint32_t*>(shared + layout.operand) +
+           int64_t(buffer) * cut.tiles * kRows * layout.row_words;
+  }
+
+  // What this thread remembers of its units from step to step.
+  __device__ __forceinline__ Value& state(int tile, int element) const {
+    return reinterpret_cast<Value*>(
+        shared + layout.state)[((tile * cut.groups_per_cta + group) * kElements + element) * kWarp + lane];
+  }
+
+  __device__ __forceinline__ Value* partial(int parity, int tile, int of_split) const {
+    const int index = ((parity * cut.tiles + tile) * cut.splits + of_split) * cut.groups_per_cta + group;
+    return reinterpret_cast<Value*>(shared + layout.partials) + index * kOutputs * kElements * kWarp + lane;
+  }
+
+  // weight(gate, unit, input) of the layer; beyond its ends: 0.
+  template <class Weight>
+  __device__ __forceinline__ void load(HeldWeights<kHeld>& weights, const Weight& weight) const {
+    const int beyond = cut.steps_per_warp > kHeld ? cut.steps_per_warp - kHeld : 0;
+    weights.beyond =
+        reinterpret_cast<uint4*>(shared + layout.weights) + int64_t(warp) * beyond * kGates * kWarp + lane;
+    weights.first = split * cut.steps_per_warp;
+    const int left = cut.steps - weights.first;
+    weights.count = left < cut.steps_per_warp ? left : cut.steps_per_warp;
+    const auto fragment = [&](int step, int gate) {
+      return Form::fragment(lane, [&](int unit, int input) {
+        return weight(gate, first_unit + unit, (weights.first + step) * Form::kTraits.step + input);
+      });
+    };
+    GRU_FUSED_UNROLL
+    for (int step = 0; step < kHeld; ++step)
+      GRU_FUSED_UNROLL
+      for (int gate = 0; gate < kGates; ++gate)
+        weights.held[step][gate] = step < weights.count ? fragment(step, gate) : uint4{0, 0, 0, 0};
+    for (int step = kHeld; step < weights.count; ++step)
+      for (int gate = 0; gate < kGates; ++gate)
+        weights.beyond[((step - kHeld) * kGates + gate) * kWarp] = fragment(step, gate);
+  }
+
+  // The warp's part of the products with one tile: in the forward three gates of one state, in the backward one sum
+  // over the gradients of three gates.
+  __device__ __forceinline__ void multiply(const HeldWeights<kHeld>& weights, const uint32_t* operand, int tile,
+                                           Value (&outputs)[kOutputs][kElements]) const {
+    Value sums[kGates][kSums] = {};
+    const uint32_t* const rows = operand + tile * kRows * layout.row_words + weights.first * Form::kStepWords;
+    const int gate_words = layout.operand_words / kGates;
+    const auto step = [&](int step, const uint4& r, const uint4& z, const uint4& n) {
+      const uint32_t* const at = rows + step * Form::kStepWords;
+      const auto of_gate = [&](int gate) { return Form::operand(at + gate * gate_words, layout.row_words, lane); };
+      if constexpr (kBackward) {
+        Form::multiply(sums[0], r, of_gate(0));
+        Form::multiply(sums[1], z, of_gate(1));
+        Form::multiply(sums[2], n, of_gate(2));
+      } else {
+        const auto state = of_gate(0);
+        Form::multiply(sums[0], r, state);
+        Form::multiply(sums[1], z, state);
+        Form::multiply(sums[2], n, state);
+      }
+    };
+    GRU_FUSED_UNROLL
+    for (int s = 0; s < kHeld; ++s)
+      if (s < weights.count) step(s, weights.held[s][0], weights.held[s][1], weights.held[s][2]);
+    for (int s = kHeld; s < weights.count; ++s) {
+      const uint4* const shared_weights = weights.beyond + (s - kHeld) * kGates * kWarp;
+      step(s, shared_weights[0], shared_weights[kWarp], shared_weights[2 * kWarp]);
+    }
+    if constexpr (kBackward) {
+      GRU_FUSED_UNROLL
+      for (int i = 0; i < kSums; ++i) sums[0][i] += sums[1][i] + sums[2][i];
+    }
+    GRU_FUSED_UNROLL
+    for (int output = 0; output < kOutputs; ++output) Form::reduce(sums[output], outputs[output], lane);
+  }
+
+  __device__ __forceinline__ void leave(int parity, int tile, const Value (&outputs)[kOutputs][kElements]) const {
+    Value* const to = partial(parity, tile, split);
+    GRU_FUSED_UNROLL
+    for (int output = 0; output < kOutputs; ++output)
+      GRU_FUSED_UNROLL
+      for (int e = 0; e < kElements; ++e) to[(output * kElements + e) * kWarp] = outputs[output][e];
+  }
+
+  // The sums over all splits, in the splits' order: the same for every tile and every run.
+  __device__ __forceinline__ void collect(int parity, int tile, Value (&outputs)[kOutputs][kElements]) const {
+    GRU_FUSED_UNROLL
+    for (int output = 0; output < kOutputs; ++output)
+      GRU_FUSED_UNROLL
+      for (int e = 0; e < kElements; ++e) outputs[output][e] = 0;
+    for (int of_split = 0; of_split < cut.splits; ++of_split) {
+      const Value* const from = partial(parity, tile, of_split);
+      GRU_FUSED_UNROLL
+      for (int output = 0; output < kOutputs; ++output)
+        GRU_FUSED_UNROLL
+        for (int e = 0; e < kElements; ++e) outputs[output][e] += from[(output * kElements + e) * kWarp];
+    }
+  }
+
+  // One step of the team: products of every tile, and finish(tile, sums) for those that this warp finishes, every
+  // splits-th. Double-buffered partial sums: one barrier a step is enough.
+  template <class Finish>
+  __device__ __forceinline__ void step(const HeldWeights<kHeld>& weights, const uint32_t* operand, int parity,
+                                       bool barrier, const Finish& finish) const {
+    Value outputs[kOutputs][kElements];
+    for (int tile = 0; tile < cut.tiles; ++tile) {
+      multiply(weights, operand, tile, outputs);
+      if (cut.splits == 1) finish(tile, outputs);
+      else leave(parity, tile, outputs);
+    }
+    if (cut.splits > 1 || barrier) __syncthreads();
+    if (cut.splits == 1) return;
+    for (int tile = split; tile < cut.tiles; tile += cut.splits) {
+      collect(parity, tile, outputs);
+      finish(tile, outputs);
+    }
+  }
+
+  // Calls visit(tile) for the tiles that this warp finishes.
+  template <class Visit>
+  __device__ __forceinline__ void for_own_tiles(const Visit& visit) const {
+    for (int tile = split; tile < cut.tiles; tile += cut.splits) visit(tile);
+  }
+};
+
+// An element of an array: its place in memory, by batch row and column.
+template <class Scalar, class Void>
+__device__ __forceinline__ auto* at(const Rows<Void>& rows, int64_t step_offset, int64_t row, int64_t column) {
+  using Number = std::conditional_t<std::is_const_v<Void>, const Scalar, Scalar>;
+  return static_cast<Number*>(rows.data) + step_offset + row * rows.row + column;
+}
+
+}  // namespace gru_fused::cuda
