@@ -52,9 +52,12 @@ struct MmaOut {
 template <class T>
 inline float mma_number(uint32_t word, int half) {
   const auto bits = uint16_t(word >> (16 * half));
-  if constexpr (sizeof(T) == 4) return __uint_as_float(word & 0xffffe000u);  // the hardware reads TF32's 19 bits
-  else if constexpr (std::is_same_v<T, __half>) return __half2float(__ushort_as_half(bits));
-  else return __bfloat162float(__ushort_as_bfloat16(bits));
+  if constexpr (sizeof(T) == 4)
+    return __uint_as_float(word & 0xffffe000u);  // the hardware reads TF32's 19 bits
+  else if constexpr (std::is_same_v<T, __half>)
+    return __half2float(__ushort_as_half(bits));
+  else
+    return __bfloat162float(__ushort_as_bfloat16(bits));
 }
 
 template <class T>
@@ -88,9 +91,9 @@ __device__ __forceinline__ void mma(float (&d)[4], const uint4& a, const uint2& 
   const MmaOut out = emulator::warp_collective<MmaIn, MmaOut>(0xffffffffu, in, mma_model<T>, "mma.sync");
   std::memcpy(d, out.d, sizeof d);
 #elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-#define GRU_FUSED_MMA(form)                                                                                     \
-  asm volatile("mma.sync.aligned." form " {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"                    \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                  \
+#define GRU_FUSED_MMA(form)                                                                   \
+  asm volatile("mma.sync.aligned." form " {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                               \
                : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y))
   if constexpr (sizeof(T) == 4)
     GRU_FUSED_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");

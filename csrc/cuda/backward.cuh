@@ -52,12 +52,12 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
         const Scalar* const gates = at<Scalar>(my.gates, shape.step_offset(my.gates, t), row, unit);
         saved.gates[e] = {widen<Value>(gates[0]), widen<Value>(gates[H]), widen<Value>(gates[2 * H]),
                           widen<Value>(gates[3 * H])};
-        saved.h[e] = widen<Value>(row < alive_before
-                                      ? *at<Scalar>(my.output, shape.step_offset(my.output, before), row, unit)
-                                      : *at<Scalar>(my.hx, 0, row, unit));
-        saved.grad[e] = my.grad_output.data ? widen<Value>(*at<Scalar>(my.grad_output,
-                                                                       shape.step_offset(my.grad_output, t), row, unit))
-                                            : Value(0);
+        saved.h[e] =
+            widen<Value>(row < alive_before ? *at<Scalar>(my.output, shape.step_offset(my.output, before), row, unit)
+                                            : *at<Scalar>(my.hx, 0, row, unit));
+        saved.grad[e] = my.grad_output.data
+                            ? widen<Value>(*at<Scalar>(my.grad_output, shape.step_offset(my.grad_output, t), row, unit))
+                            : Value(0);
       }
     };
 
@@ -71,39 +71,41 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
       const int64_t alive = last ? 0 : shape.rows_at(t);
       place.step(weights, operand, int(back % 2), Exchanging::kBarrierAfterProducts,
                  [&](int tile, const Value(&products)[1][kElements]) {
-        Saved saved = ahead;
-        if (tile != place.split && !last) load_saved(back, tile, saved);
-        Value sent[kGates][kElements];  // d_gh: a_r, a_z, a_nr
-        Value a_n[kElements];
-        GRU_FUSED_UNROLL
-        for (int e = 0; e < kElements; ++e) {
-          Value d = place.state(tile, e) + products[0][e];
-          sent[0][e] = sent[1][e] = sent[2][e] = a_n[e] = 0;
-          if (place.exists(tile, e) && place.first_row + place.row(tile, e) < alive) {
-            const auto grads = cell_backward<typename Form::Math>(d + saved.grad[e], saved.gates[e], saved.h[e]);
-            d = grads.h;
-            sent[0][e] = grads.r;
-            sent[1][e] = grads.z;
-            sent[2][e] = grads.nr;
-            a_n[e] = grads.n;
-          }
-          place.state(tile, e) = d;
-        }
-        if (last) return;
-        GRU_FUSED_UNROLL
-        for (int gate = 0; gate < kGates; ++gate) send_elements(place, exchange, back + 1, tile, gate, sent[gate]);
-        if (tile == place.split && back + 1 < shape.steps) load_saved(back + 1, tile, ahead);
-        GRU_FUSED_UNROLL
-        for (int e = 0; e < kElements; ++e) {
-          const int64_t row = place.first_row + place.row(tile, e);
-          if (!place.exists(tile, e) || row >= alive) continue;
-          Scalar* const grads = at<Scalar>(my.grads, shape.step_offset(my.grads, t), row, place.unit(e));
-          grads[0] = narrow<Scalar>(sent[2][e]);
-          grads[H] = narrow<Scalar>(sent[0][e]);
-          grads[2 * H] = narrow<Scalar>(sent[1][e]);
-          grads[3 * H] = narrow<Scalar>(a_n[e]);
-        }
-      });
+                   Saved saved = ahead;
+                   if (tile != place.split && !last) load_saved(back, tile, saved);
+                   Value sent[kGates][kElements];  // d_gh: a_r, a_z, a_nr
+                   Value a_n[kElements];
+                   GRU_FUSED_UNROLL
+                   for (int e = 0; e < kElements; ++e) {
+                     Value d = place.state(tile, e) + products[0][e];
+                     sent[0][e] = sent[1][e] = sent[2][e] = a_n[e] = 0;
+                     if (place.exists(tile, e) && place.first_row + place.row(tile, e) < alive) {
+                       const auto grads =
+                           cell_backward<typename Form::Math>(d + saved.grad[e], saved.gates[e], saved.h[e]);
+                       d = grads.h;
+                       sent[0][e] = grads.r;
+                       sent[1][e] = grads.z;
+                       sent[2][e] = grads.nr;
+                       a_n[e] = grads.n;
+                     }
+                     place.state(tile, e) = d;
+                   }
+                   if (last) return;
+                   GRU_FUSED_UNROLL
+                   for (int gate = 0; gate < kGates; ++gate)
+                     send_elements(place, exchange, back + 1, tile, gate, sent[gate]);
+                   if (tile == place.split && back + 1 < shape.steps) load_saved(back + 1, tile, ahead);
+                   GRU_FUSED_UNROLL
+                   for (int e = 0; e < kElements; ++e) {
+                     const int64_t row = place.first_row + place.row(tile, e);
+                     if (!place.exists(tile, e) || row >= alive) continue;
+                     Scalar* const grads = at<Scalar>(my.grads, shape.step_offset(my.grads, t), row, place.unit(e));
+                     grads[0] = narrow<Scalar>(sent[2][e]);
+                     grads[H] = narrow<Scalar>(sent[0][e]);
+                     grads[2 * H] = narrow<Scalar>(sent[1][e]);
+                     grads[3 * H] = narrow<Scalar>(a_n[e]);
+                   }
+                 });
       if (!last) exchange.sent(back + 1);
     }
 

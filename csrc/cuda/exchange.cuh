@@ -22,10 +22,10 @@ __device__ __forceinline__ void fill_operands(const Place<Form, kBackward>& plac
   uint32_t* const operand = place.operand(0);
   for (int row = 0; row < operand_buffers(exchange) * rows; ++row)
     for (int word = place.thread; word < row_words; word += place.threads)
-      operand[row * row_words + word] =
-          row < rows && word < place.layout.operand_words
-              ? Form::operand_word(word, [&](int unit) { return value(row, unit); })
-              : 0;
+      operand[row * row_words + word] = row < rows && word < place.layout.operand_words
+                                            ? Form::operand_word(
+                                                  word, [&](int unit) { return value(row, unit); })
+                                            : 0;
 }
 
 // What a lane has of one gate's operand (the forward's: the state), to every member.

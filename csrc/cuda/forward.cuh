@@ -41,9 +41,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
 
     // Every CTA reads the whole of hx; the rows and units that there are not stay zero in every operand.
     fill_operands(place, Exchanging::kExchange, [&](int row, int unit) {
-      return row < place.valid_rows && unit < H
-                 ? widen<Value>(*at<Scalar>(my.hx, 0, place.first_row + row, unit))
-                 : Value(0);
+      return row < place.valid_rows && unit < H ? widen<Value>(*at<Scalar>(my.hx, 0, place.first_row + row, unit))
+                                                : Value(0);
     });
     place.for_own_tiles([&](int tile) {
       for (int e = 0; e < kElements; ++e)
@@ -78,39 +77,39 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
       const uint32_t* const operand = exchange.wait(step);
       place.step(weights, operand, int(step % 2), Exchanging::kBarrierAfterProducts,
                  [&](int tile, const Value(&products)[kGates][kElements]) {
-        Inputs inputs = ahead;
-        if (tile != place.split) load_inputs(step, tile, inputs);
-        Value h[kElements];
-        Gates<Value> gates[kElements];
-        GRU_FUSED_UNROLL
-        for (int e = 0; e < kElements; ++e) {
-          h[e] = place.state(tile, e);
-          if (!place.exists(tile, e) || place.first_row + place.row(tile, e) >= alive) continue;
-          const int u = Form::unit_index(e);
-          const auto stepped = cell_forward<typename Form::Math>(
-              inputs.gate[0][e], inputs.gate[1][e], inputs.gate[2][e] + bias[2][u], products[0][e] + bias[0][u],
-              products[1][e] + bias[1][u], products[2][e] + bias[3][u], h[e]);
-          place.state(tile, e) = h[e] = stepped.h;
-          gates[e] = stepped.gates;
-        }
-        if (step + 1 < shape.steps) {
-          send_elements(place, exchange, step + 1, tile, 0, h);
-          if (tile == place.split) load_inputs(step + 1, tile, ahead);
-        }
-        const int64_t output = shape.step_offset(my.output, t);
-        GRU_FUSED_UNROLL
-        for (int e = 0; e < kElements; ++e) {
-          const int64_t row = place.first_row + place.row(tile, e), unit = place.unit(e);
-          if (!place.exists(tile, e) || row >= alive) continue;
-          *at<Scalar>(my.output, output, row, unit) = narrow<Scalar>(h[e]);
-          if (!my.gates.data) continue;
-          Scalar* const saved = at<Scalar>(my.gates, shape.step_offset(my.gates, t), row, unit);
-          saved[0] = narrow<Scalar>(gates[e].r);
-          saved[H] = narrow<Scalar>(gates[e].z);
-          saved[2 * H] = narrow<Scalar>(gates[e].n);
-          saved[3 * H] = narrow<Scalar>(gates[e].gh_n);
-        }
-      });
+                   Inputs inputs = ahead;
+                   if (tile != place.split) load_inputs(step, tile, inputs);
+                   Value h[kElements];
+                   Gates<Value> gates[kElements];
+                   GRU_FUSED_UNROLL
+                   for (int e = 0; e < kElements; ++e) {
+                     h[e] = place.state(tile, e);
+                     if (!place.exists(tile, e) || place.first_row + place.row(tile, e) >= alive) continue;
+                     const int u = Form::unit_index(e);
+                     const auto stepped = cell_forward<typename Form::Math>(
+                         inputs.gate[0][e], inputs.gate[1][e], inputs.gate[2][e] + bias[2][u],
+                         products[0][e] + bias[0][u], products[1][e] + bias[1][u], products[2][e] + bias[3][u], h[e]);
+                     place.state(tile, e) = h[e] = stepped.h;
+                     gates[e] = stepped.gates;
+                   }
+                   if (step + 1 < shape.steps) {
+                     send_elements(place, exchange, step + 1, tile, 0, h);
+                     if (tile == place.split) load_inputs(step + 1, tile, ahead);
+                   }
+                   const int64_t output = shape.step_offset(my.output, t);
+                   GRU_FUSED_UNROLL
+                   for (int e = 0; e < kElements; ++e) {
+                     const int64_t row = place.first_row + place.row(tile, e), unit = place.unit(e);
+                     if (!place.exists(tile, e) || row >= alive) continue;
+                     *at<Scalar>(my.output, output, row, unit) = narrow<Scalar>(h[e]);
+                     if (!my.gates.data) continue;
+                     Scalar* const saved = at<Scalar>(my.gates, shape.step_offset(my.gates, t), row, unit);
+                     saved[0] = narrow<Scalar>(gates[e].r);
+                     saved[H] = narrow<Scalar>(gates[e].z);
+                     saved[2 * H] = narrow<Scalar>(gates[e].n);
+                     saved[3 * H] = narrow<Scalar>(gates[e].gh_n);
+                   }
+                 });
       if (step + 1 < shape.steps) exchange.sent(step + 1);
     }
 

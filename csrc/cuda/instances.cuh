@@ -9,11 +9,10 @@ namespace gru_fused::cuda {
 
 template <class Form>
 const LoopKernels& loops_of() {
-  static const LoopKernels kernels = {
-      {forward_loop<Form, BlockExchange>, forward_loop<Form, ClusterExchange>, forward_loop<Form, PacketExchange>,
-       forward_loop<Form, FlagExchange>},
-      {backward_loop<Form, BlockExchange>, backward_loop<Form, ClusterExchange>, backward_loop<Form, PacketExchange>,
-       backward_loop<Form, FlagExchange>}};
+  static const LoopKernels kernels = {{forward_loop<Form, BlockExchange>, forward_loop<Form, ClusterExchange>,
+                                       forward_loop<Form, PacketExchange>, forward_loop<Form, FlagExchange>},
+                                      {backward_loop<Form, BlockExchange>, backward_loop<Form, ClusterExchange>,
+                                       backward_loop<Form, PacketExchange>, backward_loop<Form, FlagExchange>}};
   return kernels;
 }
 

@@ -6,11 +6,11 @@
 namespace gru_fused::cuda {
 
 struct ForwardLoopDirection {
-  Rows<const void> inputs;     // [T, B, 3H]: x W_ih^T, without the bias
-  Rows<const void> hx, w_hh;   // [B, H], [3H, H]
-  const void *b_ih, *b_hh;     // [3H] or null
-  Rows<void> output, h_n;      // [T, B, H], [B, H]
-  Rows<void> gates;            // [T, B, 4H] or null; `inputs` may stand where its first 3H numbers go
+  Rows<const void> inputs;    // [T, B, 3H]: x W_ih^T, without the bias
+  Rows<const void> hx, w_hh;  // [B, H], [3H, H]
+  const void *b_ih, *b_hh;    // [3H] or null
+  Rows<void> output, h_n;     // [T, B, H], [B, H]
+  Rows<void> gates;           // [T, B, 4H] or null; `inputs` may stand where its first 3H numbers go
 };
 
 struct BackwardLoopDirection {

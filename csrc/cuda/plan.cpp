@@ -8,12 +8,12 @@ namespace {
 
 // Estimates, in nanoseconds, from public measurements of an H100 (docs/kernels.md); they rank the cuts and are not
 // what a step takes.
-constexpr double kClock = 1.7;               // cycles
+constexpr double kClock = 1.7;                  // cycles
 constexpr double kBarrier = 25, kFinish = 150;  // __syncthreads; gates, stores and the loop itself
 constexpr double kClusterHop = 300, kPacketHop = 500, kFlagHop = 1100;
-constexpr double kL2 = 4000;          // bytes, by all SMs
-constexpr double kLaunch = 2500;      // one kernel after another
-constexpr double kProduct = 400e3;    // operations of a large 16-bit matrix product
+constexpr double kL2 = 4000;        // bytes, by all SMs
+constexpr double kLaunch = 2500;    // one kernel after another
+constexpr double kProduct = 400e3;  // operations of a large 16-bit matrix product
 
 int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
 
@@ -184,10 +184,10 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
     const int held = std::min(cut.steps_per_warp, traits_of(plan.arithmetic).held);
     text << plan.teams << (plan.teams == 1 ? " team of " : " teams of ") << cut.ctas
          << (cut.ctas == 1 ? " CTA" : " CTAs") << " x " << plan.threads() << " threads, " << plan.rows()
-         << " rows a team, " << cut.groups_per_cta * kGroup << " units a CTA, " << cut.splits << " warps a group; state by "
-         << name_of(plan.exchange) << "; weights: " << held * kGates * 4 << " registers a thread and "
-         << (cut.steps_per_warp - held) * kGates * kFragmentBytes * cut.warps() << " bytes of " << plan.shared_bytes
-         << " of shared memory";
+         << " rows a team, " << cut.groups_per_cta * kGroup << " units a CTA, " << cut.splits
+         << " warps a group; state by " << name_of(plan.exchange) << "; weights: " << held * kGates * 4
+         << " registers a thread and " << (cut.steps_per_warp - held) * kGates * kFragmentBytes * cut.warps()
+         << " bytes of " << plan.shared_bytes << " of shared memory";
   }
   text << "; estimated " << int64_t(plan.step_nanoseconds) << " ns a step (not measured)";
   return text.str();

@@ -112,12 +112,12 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
 
 // Shared memory of a CTA, in bytes from its beginning.
 struct Layout {
-  int row_words;       // from one row of the operand to the next, in 32-bit words
-  int operand_words;   // of a row, without padding
-  int64_t operand;     // [buffers][rows] rows
-  int64_t partials;    // sums of each split: [2][tile][split][group][gate][element][lane], if there are splits
-  int64_t state;       // of the units that this CTA owns: [tile][group][element][lane]
-  int64_t weights;     // fragments beyond the registers': [warp][step][gate][lane]
+  int row_words;      // from one row of the operand to the next, in 32-bit words
+  int operand_words;  // of a row, without padding
+  int64_t operand;    // [buffers][rows] rows
+  int64_t partials;   // sums of each split: [2][tile][split][group][gate][element][lane], if there are splits
+  int64_t state;      // of the units that this CTA owns: [tile][group][element][lane]
+  int64_t weights;    // fragments beyond the registers': [warp][step][gate][lane]
   int64_t bytes;
 };
 

@@ -24,13 +24,13 @@ struct TensorCores {
   using Scalar = T;
   using Value = float;
   using Math = FastMath;
-  static constexpr Arithmetic kArithmetic = sizeof(T) == 4                   ? Arithmetic::tf32
+  static constexpr Arithmetic kArithmetic = sizeof(T) == 4              ? Arithmetic::tf32
                                             : std::is_same_v<T, __half> ? Arithmetic::f16
                                                                         : Arithmetic::bf16;
   static constexpr Traits kTraits = traits_of(kArithmetic);
   static constexpr int kElements = kTraits.elements, kSums = 4;
-  static constexpr int kPerWord = 4 / int(sizeof(T));     // inputs
-  static constexpr int kWords = kElements / kPerWord;     // that a lane sends
+  static constexpr int kPerWord = 4 / int(sizeof(T));  // inputs
+  static constexpr int kWords = kElements / kPerWord;  // that a lane sends
   static constexpr int kStepWords = kTraits.step / kPerWord;
   using Operand = uint2;
 
@@ -47,8 +47,10 @@ struct TensorCores {
     GRU_FUSED_UNROLL
     for (int i = 0; i < 4; ++i) {
       const int unit = lane / 4 * 2 + i % 2, input = (lane % 4 * 2 + i / 2) * kPerWord;
-      if constexpr (kPerWord == 1) words[i] = arch::round_to_tf32(weight(unit, input));
-      else words[i] = bits_of<T>(weight(unit, input)) | bits_of<T>(weight(unit, input + 1)) << 16;
+      if constexpr (kPerWord == 1)
+        words[i] = arch::round_to_tf32(weight(unit, input));
+      else
+        words[i] = bits_of<T>(weight(unit, input)) | bits_of<T>(weight(unit, input + 1)) << 16;
     }
     return {words[0], words[1], words[2], words[3]};
   }
@@ -61,8 +63,10 @@ struct TensorCores {
   // Word `index` of a row, of value(unit).
   template <class ValueAt>
   static __device__ __forceinline__ uint32_t operand_word(int index, const ValueAt& value) {
-    if constexpr (kPerWord == 1) return arch::round_to_tf32(value(index));
-    else return bits_of<T>(narrow<T>(value(2 * index))) | bits_of<T>(narrow<T>(value(2 * index + 1))) << 16;
+    if constexpr (kPerWord == 1)
+      return arch::round_to_tf32(value(index));
+    else
+      return bits_of<T>(narrow<T>(value(2 * index))) | bits_of<T>(narrow<T>(value(2 * index + 1))) << 16;
   }
 
   static __device__ __forceinline__ void multiply(Value (&sums)[kSums], const uint4& weights, const Operand& operand) {
@@ -75,9 +79,11 @@ struct TensorCores {
   }
 
   static __device__ __forceinline__ Word word(const Value (&elements)[kElements], int i, int lane) {
-    if constexpr (kPerWord == 1) return {row(lane, i), unit(lane, i), arch::round_to_tf32(elements[i])};
+    if constexpr (kPerWord == 1)
+      return {row(lane, i), unit(lane, i), arch::round_to_tf32(elements[i])};
     else
-      return {row(lane, i), lane / 4, bits_of<T>(narrow<T>(elements[i])) | bits_of<T>(narrow<T>(elements[i + 2])) << 16};
+      return {row(lane, i), lane / 4,
+              bits_of<T>(narrow<T>(elements[i])) | bits_of<T>(narrow<T>(elements[i + 2])) << 16};
   }
 };
 
@@ -105,9 +111,7 @@ struct MultiplyAdd {
 
   template <class Weight>
   static __device__ __forceinline__ uint4 fragment(int lane, const Weight& weight) {
-    const auto word = [&](int i) {
-      return word_of(weight(lane / 2, lane % 2 * kInputs + i / kWordsOf), i % kWordsOf);
-    };
+    const auto word = [&](int i) { return word_of(weight(lane / 2, lane % 2 * kInputs + i / kWordsOf), i % kWordsOf); };
     return {word(0), word(1), word(2), word(3)};
   }
 
@@ -126,9 +130,8 @@ struct MultiplyAdd {
 
   static __device__ __forceinline__ void multiply(Value (&sums)[kSums], const uint4& weights, const Operand& operand) {
     GRU_FUSED_UNROLL
-    for (int r = 0; r < kRows; ++r)
-      GRU_FUSED_UNROLL
-      for (int i = 0; i < kInputs; ++i) sums[r] += number(weights, i) * number(operand.of_row[r], i);
+    for (int r = 0; r < kRows; ++r) GRU_FUSED_UNROLL
+    for (int i = 0; i < kInputs; ++i) sums[r] += number(weights, i) * number(operand.of_row[r], i);
   }
 
   // Each of the two lanes of a unit keeps two rows, and gives the other two away.
@@ -148,12 +151,16 @@ struct MultiplyAdd {
 
  private:
   static __device__ __forceinline__ uint32_t word_of(Value value, int part) {
-    if constexpr (kWordsOf == 1) return __float_as_uint(value);
-    else return uint32_t(uint64_t(__double_as_longlong(value)) >> (32 * part));
+    if constexpr (kWordsOf == 1)
+      return __float_as_uint(value);
+    else
+      return uint32_t(uint64_t(__double_as_longlong(value)) >> (32 * part));
   }
   static __device__ __forceinline__ Value number(const uint4& words, int i) {
-    if constexpr (kWordsOf == 1) return __uint_as_float(i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w);
-    else return __longlong_as_double((long long)(uint64_t(i ? words.w : words.y) << 32 | (i ? words.z : words.x)));
+    if constexpr (kWordsOf == 1)
+      return __uint_as_float(i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w);
+    else
+      return __longlong_as_double((long long)(uint64_t(i ? words.w : words.y) << 32 | (i ? words.z : words.x)));
   }
 };
 

@@ -20,12 +20,8 @@ const LoopKernels& loops(Arithmetic arithmetic) {
   return loops_f16();
 }
 
-auto* kernel_of(const Plan& plan, const ForwardLoop*) {
-  return loops(plan.arithmetic).forward[int(plan.exchange)];
-}
-auto* kernel_of(const Plan& plan, const BackwardLoop*) {
-  return loops(plan.arithmetic).backward[int(plan.exchange)];
-}
+auto* kernel_of(const Plan& plan, const ForwardLoop*) { return loops(plan.arithmetic).forward[int(plan.exchange)]; }
+auto* kernel_of(const Plan& plan, const BackwardLoop*) { return loops(plan.arithmetic).backward[int(plan.exchange)]; }
 
 // A launch's description, with the attributes that it points to.
 struct Launch {
@@ -53,11 +49,10 @@ struct Launch {
 };
 
 std::string problem_text(const Plan& plan, const char* what, cudaError_t status) {
-  return std::string(plan.backward ? "backward_loop" : "forward_loop") + " with " +
-         std::to_string(plan.teams) + " teams of " + std::to_string(plan.cut.ctas) + " CTAs x " +
-         std::to_string(plan.threads()) + " threads and " + std::to_string(plan.shared_bytes) +
-         " bytes of shared memory, H <= " + std::to_string(plan.cut.units()) + ": " + what + ": " +
-         cudaGetErrorString(status);
+  return std::string(plan.backward ? "backward_loop" : "forward_loop") + " with " + std::to_string(plan.teams) +
+         " teams of " + std::to_string(plan.cut.ctas) + " CTAs x " + std::to_string(plan.threads()) + " threads and " +
+         std::to_string(plan.shared_bytes) + " bytes of shared memory, H <= " + std::to_string(plan.cut.units()) +
+         ": " + what + ": " + cudaGetErrorString(status);
 }
 
 template <class Kernel>
@@ -77,8 +72,8 @@ cudaError_t ask_resident(const Device& device, const Plan& plan, Kernel* kernel,
     resident = count > 0;  // clusters do not wait for each other: one at a time is enough
   } else {
     status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel, plan.threads(), size_t(plan.shared_bytes));
-    resident = plan.regime == Regime::block ? count > 0
-                                            : int64_t(count) * device.sms >= int64_t(plan.teams) * plan.cut.ctas;
+    resident =
+        plan.regime == Regime::block ? count > 0 : int64_t(count) * device.sms >= int64_t(plan.teams) * plan.cut.ctas;
   }
   return status;
 }

@@ -23,16 +23,22 @@ __device__ __forceinline__ Value widen(__half number) {
 
 template <class Scalar, class Value>
 __device__ __forceinline__ Scalar narrow(Value value) {
-  if constexpr (std::is_same_v<Scalar, __nv_bfloat16>) return __float2bfloat16_rn(value);
-  else if constexpr (std::is_same_v<Scalar, __half>) return __float2half_rn(value);
-  else return value;
+  if constexpr (std::is_same_v<Scalar, __nv_bfloat16>)
+    return __float2bfloat16_rn(value);
+  else if constexpr (std::is_same_v<Scalar, __half>)
+    return __float2half_rn(value);
+  else
+    return value;
 }
 
 template <class Scalar>
 __device__ __forceinline__ uint32_t bits_of(Scalar number) {
-  if constexpr (std::is_same_v<Scalar, __nv_bfloat16>) return __bfloat16_as_ushort(number);
-  else if constexpr (std::is_same_v<Scalar, __half>) return __half_as_ushort(number);
-  else return __float_as_uint(number);
+  if constexpr (std::is_same_v<Scalar, __nv_bfloat16>)
+    return __bfloat16_as_ushort(number);
+  else if constexpr (std::is_same_v<Scalar, __half>)
+    return __half_as_ushort(number);
+  else
+    return __float_as_uint(number);
 }
 
 // Math of gru_cell.h to the last bits or so of Value.

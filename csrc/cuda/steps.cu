@@ -30,7 +30,8 @@ __global__ void __launch_bounds__(kThreads) step_forward(const __grid_constant__
   const auto bias = [&](const void* from, int gate) {
     return from ? widen<Value>(static_cast<const Scalar*>(from)[gate * H + unit]) : Value(0);
   };
-  const Scalar *const inputs = at<Scalar>(call.inputs, row, unit), *const products = at<Scalar>(call.products, row, unit);
+  const Scalar *const inputs = at<Scalar>(call.inputs, row, unit), *const products =
+                                                                       at<Scalar>(call.products, row, unit);
   const auto gi = [&](int gate) { return widen<Value>(inputs[gate * H]) + bias(call.b_ih, gate); };
   const auto gh = [&](int gate) { return widen<Value>(products[gate * H]) + bias(call.b_hh, gate); };
   Value* const state = static_cast<Value*>(call.state) + index;
@@ -117,9 +118,9 @@ int64_t blocks_of(int64_t rows, int64_t hidden) { return (rows * hidden + kThrea
 
 // In the order of DType: f32, f64, bf16, f16.
 std::string run_step(const StepForward& step, cudaStream_t stream) {
-  static void (*const kernels[4])(StepForward) = {
-      step_forward<ArithmeticOf<float>>, step_forward<ArithmeticOf<double>>, step_forward<ArithmeticOf<__nv_bfloat16>>,
-      step_forward<ArithmeticOf<__half>>};
+  static void (*const kernels[4])(StepForward) = {step_forward<ArithmeticOf<float>>, step_forward<ArithmeticOf<double>>,
+                                                  step_forward<ArithmeticOf<__nv_bfloat16>>,
+                                                  step_forward<ArithmeticOf<__half>>};
   return launch("step_forward", kernels, step.dtype, step, blocks_of(step.rows, step.hidden), step.rows, step.hidden,
                 stream);
 }

@@ -17,19 +17,20 @@ struct HeldWeights {
 template <class Form, bool kBackward>
 struct Place {
   using Value = typename Form::Value;
-  static constexpr int kHeld = Form::kTraits.held, kRows = Form::kTraits.rows, kElements = Form::kElements, kSums = Form::kSums;
+  static constexpr int kHeld = Form::kTraits.held, kRows = Form::kTraits.rows, kElements = Form::kElements,
+                       kSums = Form::kSums;
   static constexpr int kOutputs = kBackward ? 1 : kGates;  // sums that a product ends in
 
   const Cut cut;
   const Layout layout;
   char* const shared;
   int threads, thread, lane, warp;
-  int group, split;       // of this CTA; of the group
+  int group, split;  // of this CTA; of the group
   int rank, team, direction;
-  int first_unit;         // of the group in the layer
-  bool live;              // whether the layer has such a group
-  int64_t first_row;      // of the team in the batch
-  int valid_rows;         // of the team
+  int first_unit;     // of the group in the layer
+  bool live;          // whether the layer has such a group
+  int64_t first_row;  // of the team in the batch
+  int valid_rows;     // of the team
   int64_t hidden;
 
   template <class AnyLoop>
@@ -79,8 +80,7 @@ struct Place {
   template <class Weight>
   __device__ __forceinline__ void load(HeldWeights<kHeld>& weights, const Weight& weight) const {
     const int beyond = cut.steps_per_warp > kHeld ? cut.steps_per_warp - kHeld : 0;
-    weights.beyond =
-        reinterpret_cast<uint4*>(shared + layout.weights) + int64_t(warp) * beyond * kGates * kWarp + lane;
+    weights.beyond = reinterpret_cast<uint4*>(shared + layout.weights) + int64_t(warp) * beyond * kGates * kWarp + lane;
     weights.first = split * cut.steps_per_warp;
     const int left = cut.steps - weights.first;
     weights.count = left < cut.steps_per_warp ? left : cut.steps_per_warp;
@@ -90,10 +90,9 @@ struct Place {
       });
     };
     GRU_FUSED_UNROLL
-    for (int step = 0; step < kHeld; ++step)
-      GRU_FUSED_UNROLL
-      for (int gate = 0; gate < kGates; ++gate)
-        weights.held[step][gate] = step < weights.count ? fragment(step, gate) : uint4{0, 0, 0, 0};
+    for (int step = 0; step < kHeld; ++step) GRU_FUSED_UNROLL
+    for (int gate = 0; gate < kGates; ++gate)
+      weights.held[step][gate] = step < weights.count ? fragment(step, gate) : uint4{0, 0, 0, 0};
     for (int step = kHeld; step < weights.count; ++step)
       for (int gate = 0; gate < kGates; ++gate)
         weights.beyond[((step - kHeld) * kGates + gate) * kWarp] = fragment(step, gate);
@@ -138,23 +137,20 @@ struct Place {
   __device__ __forceinline__ void leave(int parity, int tile, const Value (&outputs)[kOutputs][kElements]) const {
     Value* const to = partial(parity, tile, split);
     GRU_FUSED_UNROLL
-    for (int output = 0; output < kOutputs; ++output)
-      GRU_FUSED_UNROLL
-      for (int e = 0; e < kElements; ++e) to[(output * kElements + e) * kWarp] = outputs[output][e];
+    for (int output = 0; output < kOutputs; ++output) GRU_FUSED_UNROLL
+    for (int e = 0; e < kElements; ++e) to[(output * kElements + e) * kWarp] = outputs[output][e];
   }
 
   // The sums over all splits, in the splits' order: the same for every tile and every run.
   __device__ __forceinline__ void collect(int parity, int tile, Value (&outputs)[kOutputs][kElements]) const {
     GRU_FUSED_UNROLL
-    for (int output = 0; output < kOutputs; ++output)
-      GRU_FUSED_UNROLL
-      for (int e = 0; e < kElements; ++e) outputs[output][e] = 0;
+    for (int output = 0; output < kOutputs; ++output) GRU_FUSED_UNROLL
+    for (int e = 0; e < kElements; ++e) outputs[output][e] = 0;
     for (int of_split = 0; of_split < cut.splits; ++of_split) {
       const Value* const from = partial(parity, tile, of_split);
       GRU_FUSED_UNROLL
-      for (int output = 0; output < kOutputs; ++output)
-        GRU_FUSED_UNROLL
-        for (int e = 0; e < kElements; ++e) outputs[output][e] += from[(output * kElements + e) * kWarp];
+      for (int output = 0; output < kOutputs; ++output) GRU_FUSED_UNROLL
+      for (int e = 0; e < kElements; ++e) outputs[output][e] += from[(output * kElements + e) * kWarp];
     }
   }
 
@@ -166,8 +162,10 @@ struct Place {
     Value outputs[kOutputs][kElements];
     for (int tile = 0; tile < cut.tiles; ++tile) {
       multiply(weights, operand, tile, outputs);
-      if (cut.splits == 1) finish(tile, outputs);
-      else leave(parity, tile, outputs);
+      if (cut.splits == 1)
+        finish(tile, outputs);
+      else
+        leave(parity, tile, outputs);
     }
     if (cut.splits > 1 || barrier) __syncthreads();
     if (cut.splits == 1) return;

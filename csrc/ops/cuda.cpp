@@ -30,8 +30,10 @@ Tensor of_direction(const Tensor& array, int64_t d) {  // of [D, rows, n]
 Tensor flat(const Tensor& steps) {
   if (steps.dim() == 2) return steps;
   const int64_t T = steps.size(0), B = steps.size(1), n = steps.size(2);
-  const Tensor source = T == 1 || steps.stride(0) == B * steps.stride(1) ? steps : torch::stable::contiguous(steps);
-  return strided(source, 0, {T * B, n}, {source.stride(1), source.stride(2)});
+  // An axis of one element has any stride, even in a contiguous array.
+  const int64_t row = B == 1 ? steps.stride(0) : steps.stride(1);
+  if (T == 1 || B == 1 || steps.stride(0) == B * row) return strided(steps, 0, {T * B, n}, {row, steps.stride(2)});
+  return strided(torch::stable::contiguous(steps), 0, {T * B, n}, {n, 1});
 }
 
 void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
@@ -204,14 +206,16 @@ void forward_steps(const Run& run, const ForwardCall& call, int d, const Tensor&
 }
 
 // ---- Backward, step by step.
-void backward_steps(const Run& run, const BackwardCall& call, int d, const Rows<const void>& gates,
-                    const Tensor& grads, const Tensor& previous, const Tensor& w_hh, const Tensor& like) {
+void backward_steps(const Run& run, const BackwardCall& call, int d, const Rows<const void>& gates, const Tensor& grads,
+                    const Tensor& previous, const Tensor& w_hh, const Tensor& like) {
   const Shape& shape = run.shape;
   const int64_t H = shape.hidden;
   const BackwardDirection& my = call.params.direction[d];
   Tensor state = run.wide_states(like);
-  if (call.grad_h_n) torch::stable::copy_(state, state_of(*call.grad_h_n, d));
-  else torch::stable::zero_(state);
+  if (call.grad_h_n)
+    torch::stable::copy_(state, state_of(*call.grad_h_n, d));
+  else
+    torch::stable::zero_(state);
   // d_gh lies as n, r, z in the first 3H columns of the gates' gradients.
   const Tensor reordered = new_tensor(like, {3 * H, H}), products = new_tensor(like, {shape.batch, H});
   Tensor n = rows(reordered, 0, H), rz = rows(reordered, H, 2 * H);
@@ -303,8 +307,8 @@ struct Cuda {
       }
       const ForwardDirection& my = call.params.direction[d];
       const int64_t row = inputs.stride(0);
-      loop.direction[d] = {{inputs.data_ptr(), shape.batch * row, row}, my.hx, my.w_hh, my.b_ih, my.b_hh, my.output,
-                           my.h_n, my.gates};
+      loop.direction[d] = {
+          {inputs.data_ptr(), shape.batch * row, row}, my.hx, my.w_hh, my.b_ih, my.b_hh, my.output, my.h_n, my.gates};
     }
     if (plan.regime != cuda::Regime::steps) run.loop(plan, loop, x);
   }
@@ -324,8 +328,8 @@ struct Cuda {
     std::vector<Tensor> previous;
     if (by_steps || recompute || need_weights)
       for (int d = 0; d < shape.directions; ++d)
-        previous.push_back(run.previous_states(d, call.params.direction[d].hx, call.params.direction[d].output, x,
-                                               all_rows));
+        previous.push_back(
+            run.previous_states(d, call.params.direction[d].hx, call.params.direction[d].output, x, all_rows));
     std::optional<Tensor> again;
     if (recompute) again = made_again(run, call, x, weights, previous);
 
@@ -338,8 +342,9 @@ struct Cuda {
       if (by_steps)
         backward_steps(run, call, d, gates, of_direction(all, d), previous[d], weights.w_hh(d), x);
       else
-        loop.direction[d] = {my.grad_output, my.grad_h_n, my.hx,     my.w_hh, my.output, gates,
-                             call.layer.own_rows<void>(all, d), my.grad_hx};
+        loop.direction[d] = {
+            my.grad_output, my.grad_h_n, my.hx, my.w_hh, my.output, gates, call.layer.own_rows<void>(all, d),
+            my.grad_hx};
     }
     if (!by_steps) run.loop(plan, loop, x);
 

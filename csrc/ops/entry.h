@@ -98,10 +98,10 @@ struct Entry {
 }  // namespace gru_fused::ops
 
 // In a translation unit of its device: GRU_FUSED_REGISTER(m, Backend) inside STABLE_TORCH_LIBRARY_IMPL.
-#define GRU_FUSED_REGISTER(m, Backend)                                                                  \
-  m.impl("gru_forward", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_forward));                       \
-  m.impl("gru_forward_train", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_forward_train));           \
-  m.impl("gru_backward", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_backward));                     \
-  m.impl("gru_cell", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_cell));                             \
-  m.impl("gru_cell_train", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_cell_train));                 \
+#define GRU_FUSED_REGISTER(m, Backend)                                                        \
+  m.impl("gru_forward", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_forward));             \
+  m.impl("gru_forward_train", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_forward_train)); \
+  m.impl("gru_backward", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_backward));           \
+  m.impl("gru_cell", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_cell));                   \
+  m.impl("gru_cell_train", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_cell_train));       \
   m.impl("gru_cell_backward", TORCH_BOX(&gru_fused::ops::Entry<Backend>::gru_cell_backward))

@@ -20,16 +20,19 @@
 
 STABLE_TORCH_LIBRARY(GRU_FUSED_LIBRARY, m) {
   m.def(
-      "gru_forward(Tensor x, Tensor hx, Tensor[] weights, bool bias, bool bidirectional, Tensor? batch_sizes, bool tf32=False) "
+      "gru_forward(Tensor x, Tensor hx, Tensor[] weights, bool bias, bool bidirectional, Tensor? batch_sizes, bool "
+      "tf32=False) "
       "-> (Tensor output, Tensor h_n)");
   m.def(
       "gru_forward_train(Tensor x, Tensor hx, Tensor[] weights, bool bias, Tensor? batch_sizes, bool tf32=False) "
       "-> (Tensor output, Tensor h_n, Tensor gates)");
   m.def(
       "gru_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor x, Tensor hx, Tensor output, Tensor? gates, "
-      "Tensor[] weights, bool bias, Tensor? batch_sizes, bool need_x, bool need_weights, bool tf32=False) -> Tensor[] grads");
+      "Tensor[] weights, bool bias, Tensor? batch_sizes, bool need_x, bool need_weights, bool tf32=False) -> Tensor[] "
+      "grads");
   m.def("gru_cell(Tensor x, Tensor hx, Tensor[] weights, bool bias, bool tf32=False) -> Tensor h");
-  m.def("gru_cell_train(Tensor x, Tensor hx, Tensor[] weights, bool bias, bool tf32=False) -> (Tensor h, Tensor gates)");
+  m.def(
+      "gru_cell_train(Tensor x, Tensor hx, Tensor[] weights, bool bias, bool tf32=False) -> (Tensor h, Tensor gates)");
   m.def(
       "gru_cell_backward(Tensor grad_h, Tensor x, Tensor hx, Tensor h, Tensor gates, Tensor[] weights, bool bias, "
       "bool need_x, bool need_weights, bool tf32=False) -> Tensor[] grads");

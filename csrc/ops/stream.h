@@ -25,16 +25,16 @@ class DeviceGuard {
 class DeviceGuard {
  public:
   explicit DeviceGuard(const Tensor& tensor) : index_(tensor.get_device_index()) {
-    STABLE_TORCH_ERROR_CODE_CHECK(find<decltype(&aoti_torch_create_cuda_guard)>("aoti_torch_create_cuda_guard")(
-        index_, &guard_));
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        find<decltype(&aoti_torch_create_cuda_guard)>("aoti_torch_create_cuda_guard")(index_, &guard_));
   }
   ~DeviceGuard() { find<decltype(&aoti_torch_delete_cuda_guard)>("aoti_torch_delete_cuda_guard")(guard_); }
   DeviceGuard(const DeviceGuard&) = delete;
 
   cudaStream_t stream() const {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(find<decltype(&aoti_torch_get_current_cuda_stream)>(
-        "aoti_torch_get_current_cuda_stream")(index_, &stream));
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        find<decltype(&aoti_torch_get_current_cuda_stream)>("aoti_torch_get_current_cuda_stream")(index_, &stream));
     return static_cast<cudaStream_t>(stream);
   }
 

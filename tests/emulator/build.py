@@ -27,7 +27,7 @@ JOBS = 2
 
 # -fno-gnu-unique: two such libraries in one process must not share their static variables.
 COMMON = ["-std=c++20", "-g", "-fPIC", "-fno-gnu-unique", "-DGRU_FUSED_EMULATED", "-Wall", "-Wextra", "-Wno-psabi"]
-COMMON += ["-Wno-unknown-pragmas", f"-I{HERE / 'include'}", f"-I{CSRC}"]
+COMMON += ["-Wno-unknown-pragmas", f"-I{HERE}", f"-I{HERE / 'include'}", f"-I{CSRC}"]
 # The host compiles no fused multiply-add of its own accord, so that what a kernel says is what it computes.
 COMMON += ["-ffp-contract=off"]
 SANITIZERS = {
@@ -38,10 +38,16 @@ SANITIZERS = {
 
 
 def build_library(
-    name: str, sources: Sequence[Path], *, flags: Sequence[str] = (), optimize: str = "-O2", emulator_flags=()
+    name: str,
+    sources: Sequence[Path],
+    *,
+    flags: Sequence[str] = (),
+    optimize: str = "-O2",
+    emulator_flags: Sequence[str] = (),
+    link: Sequence[str] = (),
 ) -> Path:
     """A shared library of the sources (.cu or .cpp) and the emulator. Returns its path."""
-    return _build(f"lib{name}.so", sources, None, [optimize, *flags], emulator_flags, ["-shared"])
+    return _build(f"lib{name}.so", sources, None, [optimize, *flags], emulator_flags, ["-shared"], link)
 
 
 def build_program(
@@ -81,6 +87,7 @@ def _build(
     flags: Sequence[str],
     emulator_flags: Sequence[str],
     link: Sequence[str],
+    libraries: Sequence[str] = (),
 ) -> Path:
     if shutil.which(CXX) is None:
         pytest.skip(f"no C++ compiler: {CXX} was not found")
@@ -92,11 +99,11 @@ def _build(
     commands = [(Path(source), [*COMMON, *flags, *sanitize]) for source in sources] + commands
     with ThreadPoolExecutor(JOBS) as pool:
         objects = list(pool.map(lambda one: _compile(*one), commands))
-    target = BUILD / _digest(_compiler(), *link, *sanitize, *(one.name for one in objects)) / name
+    target = BUILD / _digest(_compiler(), *link, *libraries, *sanitize, *(one.name for one in objects)) / name
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
         unfinished = target.with_name(f"{name}.{os.getpid()}")
-        _run([CXX, *sanitize, *link, *map(str, objects), "-o", str(unfinished)])
+        _run([CXX, *sanitize, *link, *map(str, objects), *libraries, "-o", str(unfinished)])
         unfinished.replace(target)
     return target
 

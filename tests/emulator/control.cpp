@@ -17,8 +17,10 @@ void emulator_limits(unsigned livelock_rounds, unsigned long long max_switches) 
   emulator::options().max_switches = max_switches;
 }
 
-void emulator_device(int compute_capability) {
+// sms: 0 leaves the device all of its SMs.
+void emulator_device(int compute_capability, unsigned sms) {
   emulator::options().device = emulator::device_model(compute_capability);
+  if (sms) emulator::options().device.sm_count = sms;
 }
 
 const char* emulator_last_error() { return emulator::last_error().c_str(); }
