@@ -29,6 +29,22 @@ def cpu_capability() -> str:
     return torch.ops.gru_fused.cpu_capability.default()
 
 
+def cuda_plan(
+    arch: int,
+    sms: int,
+    shared_bytes: int,
+    arithmetic: str,
+    batch: int,
+    hidden: int,
+    bidirectional: bool,
+    backward: bool,
+) -> str:
+    """The plan of a layer's time steps on a CUDA device, in words (csrc/cuda/plan.h)."""
+    return torch.ops.gru_fused.cuda_plan.default(
+        arch, sms, shared_bytes, arithmetic, batch, hidden, bidirectional, backward
+    )
+
+
 def has_cuda_kernels() -> bool:
     """Whether this build has its CUDA half."""
     return torch._C._dispatch_has_kernel_for_dispatch_key("gru_fused::gru_forward", "CUDA")

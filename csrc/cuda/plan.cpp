@@ -136,6 +136,20 @@ const char* name_of(Arithmetic arithmetic) {
   return "";
 }
 
+const char* name_of(Regime regime) {
+  switch (regime) {
+    case Regime::block:
+      return "block";
+    case Regime::cluster:
+      return "cluster";
+    case Regime::grid:
+      return "grid";
+    case Regime::steps:
+      return "steps";
+  }
+  return "";
+}
+
 const char* name_of(Exchange exchange) {
   switch (exchange) {
     case Exchange::block:
@@ -151,6 +165,10 @@ const char* name_of(Exchange exchange) {
 }
 
 }  // namespace
+
+Device make_device(int arch, int sms, int64_t shared_bytes, bool cooperative) {
+  return {arch, sms, shared_bytes, arch >= 90 ? 8 : 1, cooperative};
+}
 
 Plan make_plan(const Device& device, const Problem& problem, const Allowed& allowed) {
   Search search(device, problem);
@@ -176,9 +194,9 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
   std::ostringstream text;
   text << (problem.backward ? "backward" : "forward") << " on sm_" << device.arch << " (" << device.sms
        << " SMs), B=" << problem.batch << ", H=" << problem.hidden << ", directions=" << problem.directions << ", "
-       << name_of(problem.arithmetic) << ": ";
+       << name_of(problem.arithmetic) << ": " << name_of(plan.regime) << ", ";
   if (plan.regime == Regime::steps) {
-    text << "step by step, a matrix product and a kernel of the gates each";
+    text << "a matrix product and a kernel of the gates each";
   } else {
     const Cut& cut = plan.cut;
     const int held = std::min(cut.steps_per_warp, traits_of(plan.arithmetic).held);

@@ -66,6 +66,9 @@ struct Device {
   bool cooperative = false;  // whether a grid can be launched resident as a whole
 };
 
+// What every device of its compute capability has: clusters of 8 from sm_90 on.
+Device make_device(int arch, int sms, int64_t shared_bytes, bool cooperative);
+
 struct Problem {
   Arithmetic arithmetic = Arithmetic::f32;
   int64_t batch = 0, hidden = 0;

@@ -103,11 +103,9 @@ std::string current_device(Device& device) {
     int value = 0;
     return cudaDeviceGetAttribute(&value, what, index) == cudaSuccess ? value : 0;
   };
-  device.arch = 10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
-  device.sms = ask(cudaDevAttrMultiProcessorCount);
-  device.shared_bytes = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  device.max_cluster = device.arch >= 90 ? 8 : 1;  // what every such device takes
-  device.cooperative = ask(cudaDevAttrCooperativeLaunch);
+  device = make_device(10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor),
+                       ask(cudaDevAttrMultiProcessorCount), ask(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+                       ask(cudaDevAttrCooperativeLaunch));
   return {};
 }
 

@@ -37,4 +37,7 @@ STABLE_TORCH_LIBRARY(GRU_FUSED_LIBRARY, m) {
       "gru_cell_backward(Tensor grad_h, Tensor x, Tensor hx, Tensor h, Tensor gates, Tensor[] weights, bool bias, "
       "bool need_x, bool need_weights, bool tf32=False) -> Tensor[] grads");
   m.def("cpu_capability() -> str");
+  m.def(
+      "cuda_plan(int arch, int sms, int shared_bytes, str arithmetic, int batch, int hidden, bool bidirectional, "
+      "bool backward) -> str");
 }

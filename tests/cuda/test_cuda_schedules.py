@@ -22,9 +22,7 @@ SCHEDULES = [("fifo", 1), ("lifo", 1), *(("random", seed) for seed in range(1, 1
     ],
     ids=str,
 )
-def test_results_do_not_depend_on_the_schedule(
-    case: Case, dtype: torch.dtype, regime: str, emulated: Emulated
-) -> None:
+def test_results_do_not_depend_on_the_schedule(case: Case, dtype: torch.dtype, regime: str, emulated: Emulated) -> None:
     rnn = case.module(gru_fused.GRU, dtype)
     given, cotangents = case.inputs(dtype), case.cotangents(dtype)
     first = None
