@@ -179,6 +179,8 @@ def _layers(
 
 
 def _needs_grad(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> bool:
+    if _autograd.transformed():
+        return True
     if not torch.is_grad_enabled():
         return False
     if x.requires_grad or hx.requires_grad:

@@ -9,6 +9,7 @@
 
 #include "../cpu/kernels.h"
 #include "layer.h"
+#include "tangent.h"
 
 namespace gru_fused::ops {
 namespace {
@@ -168,6 +169,25 @@ std::vector<Tensor> gru_cell_backward(Tensor grad_h, Tensor x, Tensor hx, Tensor
   return run_backward(grad_h, std::nullopt, x, hx, h, gates, weights, bias, std::nullopt, true, need_x, need_weights);
 }
 
+std::tuple<Tensor, Tensor, Tensor> gru_tangent(Tensor given_t, Tensor hx_t, Tensor hx, Tensor output, Tensor gates,
+                                               std::vector<Tensor> w_hh, OptionalTensor batch_sizes) {
+  const TangentCall call(given_t, hx_t, hx, output, gates, w_hh, batch_sizes);
+  launch(call, kernels().tangent_scratch, kernels().tangent);
+  return {call.output_t, call.h_n_t, call.gates_t};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> gru_tangent_backward(OptionalTensor grad_output, OptionalTensor grad_h_n,
+                                                                OptionalTensor grad_output_t, OptionalTensor grad_h_n_t,
+                                                                Tensor hx, Tensor output, Tensor gates, Tensor hx_t,
+                                                                Tensor output_t, Tensor gates_t,
+                                                                std::vector<Tensor> w_hh, std::vector<Tensor> w_hh_t,
+                                                                OptionalTensor batch_sizes) {
+  const TangentBackwardCall call(grad_output, grad_h_n, grad_output_t, grad_h_n_t, hx, output, gates, hx_t, output_t,
+                                 gates_t, w_hh, w_hh_t, batch_sizes);
+  launch(call, kernels().tangent_backward_scratch, kernels().tangent_backward);
+  return {call.grad_hx, call.grad_hx_t, call.gate_grads, call.gate_grads_t};
+}
+
 std::string cpu_capability() { return kernels().name; }
 
 }  // namespace
@@ -180,6 +200,8 @@ STABLE_TORCH_LIBRARY_IMPL(gru_fused, CPU, m) {
   m.impl("gru_cell", TORCH_BOX(&gru_fused::ops::gru_cell));
   m.impl("gru_cell_train", TORCH_BOX(&gru_fused::ops::gru_cell_train));
   m.impl("gru_cell_backward", TORCH_BOX(&gru_fused::ops::gru_cell_backward));
+  m.impl("gru_tangent", TORCH_BOX(&gru_fused::ops::gru_tangent));
+  m.impl("gru_tangent_backward", TORCH_BOX(&gru_fused::ops::gru_tangent_backward));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(gru_fused, CompositeExplicitAutograd, m) {
