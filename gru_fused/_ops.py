@@ -5,6 +5,8 @@ Shapes are in csrc/ops/schema.cpp, where the schemas are. The functions here tak
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -75,7 +77,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, hx, weights, bias)
     directions, batch, hidden = hx.shape
-    rows = x.shape[:-1].numel()
+    rows = math.prod(x.shape[:-1])  # numel() would make constants of symbolic sizes
     return (
         x.new_empty(*x.shape[:-1], directions * hidden),
         x.new_empty(directions, batch, hidden),
