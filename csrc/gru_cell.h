@@ -63,4 +63,37 @@ GRU_FUSED_HD GateGrads<typename Math::Value> cell_backward(typename Math::Value 
   return {a_n * gates.r, a_r, a_z, a_n, d * gates.z};
 }
 
+// The same step one order on: from the tangents of the arguments those of the gates and of the new state. The
+// tangents of gi and gh come as sums where only their sum counts; h_t is the tangent of the state before the step.
+template <class Math>
+GRU_FUSED_HD Stepped<typename Math::Value> cell_tangent(const Gates<typename Math::Value>& gates,
+                                                        typename Math::Value h, typename Math::Value r_t,
+                                                        typename Math::Value z_t, typename Math::Value gi_n_t,
+                                                        typename Math::Value gh_n_t, typename Math::Value h_t) {
+  using Value = typename Math::Value;
+  const Value one = Math::one();
+  const Value r = gates.r * (one - gates.r) * r_t;
+  const Value z = gates.z * (one - gates.z) * z_t;
+  const Value n = (one - gates.n * gates.n) * (gi_n_t + r * gates.gh_n + gates.r * gh_n_t);
+  return {{r, z, n, gh_n_t}, n + z * (h - gates.n) + gates.z * (h_t - n)};
+}
+
+// A number with its tangent. cell_backward of duals is the tangent of the backward; and as second derivatives commute,
+// it is the backward of the tangent too: the gradient of <tangent(v), d> with respect to the arguments is the tangent,
+// along v, of the gradient of <forward, d>.
+template <class Value>
+struct Dual {
+  Value value, tangent;
+
+  GRU_FUSED_HD Dual operator+(const Dual& y) const { return {value + y.value, tangent + y.tangent}; }
+  GRU_FUSED_HD Dual operator-(const Dual& y) const { return {value - y.value, tangent - y.tangent}; }
+  GRU_FUSED_HD Dual operator*(const Dual& y) const { return {value * y.value, value * y.tangent + tangent * y.value}; }
+};
+
+template <class Math>
+struct DualMath {
+  using Value = Dual<typename Math::Value>;
+  static GRU_FUSED_HD Value one() { return {Math::one(), Math::one() - Math::one()}; }
+};
+
 }  // namespace gru_fused

@@ -100,4 +100,37 @@ struct BackwardParams {
   bool recompute() const { return !direction[0].gates.data; }
 };
 
+// The sweeps of the second order. Products without a recurrence are made by the caller, so that `shape.inputs` is 0
+// and of the DirectionArguments there are only hx and w_hh. "_t" is the tangent of what stands before it.
+struct TangentDirection : DirectionArguments {
+  Rows<const void> output;   // [T, B, H]
+  Rows<const void> gates;    // [T, B, 4H]
+  Rows<const void> given_t;  // [T, B, 4H]: of gi_r + gh_r, gi_z + gh_z, gi_n, gh_n, without h_t W_hh^T
+  Rows<const void> hx_t;     // [B, H]
+  Rows<void> output_t;       // [T, B, H]
+  Rows<void> h_n_t;          // [B, H]
+  Rows<void> gates_t;        // [T, B, 4H]
+};
+
+struct TangentParams {
+  Shape shape;
+  TangentDirection direction[2];
+};
+
+struct TangentBackwardDirection : DirectionArguments {
+  Rows<const void> grad_output, grad_output_t;  // [T, B, H] or null: zero
+  Rows<const void> grad_h_n, grad_h_n_t;        // [B, H] or null: zero
+  Rows<const void> hx_t;                        // [B, H]
+  Rows<const void> w_hh_t;                      // [3H, H] or null: zero
+  Rows<const void> output, output_t;            // [T, B, H]
+  Rows<const void> gates, gates_t;              // [T, B, 4H]
+  Rows<void> gate_grads, gate_grads_t;          // [T, B, 4H], the rows of gru_cell.h's GateGrads
+  Rows<void> grad_hx, grad_hx_t;                // [B, H]
+};
+
+struct TangentBackwardParams {
+  Shape shape;
+  TangentBackwardDirection direction[2];
+};
+
 }  // namespace gru_fused

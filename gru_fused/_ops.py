@@ -5,6 +5,8 @@ Shapes are in csrc/ops/schema.cpp, where the schemas are. The functions here tak
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,8 @@ backward = torch.ops.gru_fused.gru_backward.default
 cell = torch.ops.gru_fused.gru_cell.default
 cell_train = torch.ops.gru_fused.gru_cell_train.default
 cell_backward = torch.ops.gru_fused.gru_cell_backward.default
+tangent = torch.ops.gru_fused.gru_tangent.default
+tangent_backward = torch.ops.gru_fused.gru_tangent_backward.default
 
 
 def cpu_capability() -> str:
@@ -111,7 +115,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, hx, weights, bias)
     directions, batch, hidden = hx.shape
-    rows = x.shape[:-1].numel()
+    rows = math.prod(x.shape[:-1])  # numel() would make constants of symbolic sizes
     return (
         x.new_empty(*x.shape[:-1], directions * hidden),
         x.new_empty(directions, batch, hidden),
@@ -164,6 +168,38 @@ def _(
     tf32: bool = False,
 ) -> list[Tensor]:
     return _fake_grads(x, hx, weights, need_x, need_weights)
+
+
+@torch.library.register_fake("gru_fused::gru_tangent")
+def _(
+    given_t: Tensor,
+    hx_t: Tensor,
+    hx: Tensor,
+    output: Tensor,
+    gates: Tensor,
+    w_hh: list[Tensor],
+    batch_sizes: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return output.new_empty(output.shape), hx.new_empty(hx.shape), gates.new_empty(gates.shape)
+
+
+@torch.library.register_fake("gru_fused::gru_tangent_backward")
+def _(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_output_t: Tensor | None,
+    grad_h_n_t: Tensor | None,
+    hx: Tensor,
+    output: Tensor,
+    gates: Tensor,
+    hx_t: Tensor,
+    output_t: Tensor,
+    gates_t: Tensor,
+    w_hh: list[Tensor],
+    w_hh_t: list[Tensor],
+    batch_sizes: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return tuple(y.new_empty(y.shape) for y in (hx, hx, gates, gates))
 
 
 def _fake_grads(x: Tensor, hx: Tensor, weights: list[Tensor], need_x: bool, need_weights: bool) -> list[Tensor]:

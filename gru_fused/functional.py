@@ -179,7 +179,9 @@ def _layers(
 
 
 def _needs_grad(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> bool:
-    if not torch.is_grad_enabled():
+    if _autograd.transformed():
+        return True
+    if not torch.is_grad_enabled() or torch.compiler.is_exporting():  # an exported program is for inference
         return False
     if x.requires_grad or hx.requires_grad:
         return True

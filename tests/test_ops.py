@@ -68,6 +68,46 @@ def test_cell_passes_opcheck(bias: bool) -> None:
         assert set(result.values()) == {"SUCCESS"}
 
 
+def sweeps(layer: dict[str, object]) -> tuple[list[object], list[object]]:
+    """Arguments of the tangent and of the tangent of the backward."""
+    x, hx, weights, bias, batch_sizes = arguments(**layer)
+    output, h_n, gates = _ops.forward_train(x, hx, weights, bias, batch_sizes)
+    w_hh = weights[1 :: 4 if bias else 2]
+    tangent = [torch.randn_like(gates), torch.randn_like(hx), hx, output, gates, w_hh, batch_sizes]
+    output_t, _, gates_t = _ops.tangent(*tangent)
+    grads = [torch.randn_like(y) for y in (output, h_n, output, h_n)]
+    w_hh_t = [torch.randn_like(w) for w in w_hh]
+    return tangent, [*grads, hx, output, gates, tangent[1], output_t, gates_t, w_hh, w_hh_t, batch_sizes]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_sweeps_pass_opcheck(layer: dict[str, object]) -> None:
+    tangent, backward = sweeps(layer)
+    assert set(opcheck(_ops.tangent, tangent).values()) == {"SUCCESS"}
+    for given in (backward, [None, backward[1], backward[2], None, *backward[4:11], [], backward[12]]):
+        assert set(opcheck(_ops.tangent_backward, given).values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize(
+    "op, index, value, message",
+    [
+        (0, 0, torch.zeros(1, 6, 3 * H), r"given_t: expected shape \(1, 6, 16\), got \(1, 6, 12\)"),
+        (0, 1, torch.zeros(1, B, H).double(), r"hx_t: expected the dtype of the input"),
+        (0, 2, torch.zeros(3, B, H), r"hx: expected 3 dimensions, the states of one or two directions"),
+        (0, 3, torch.zeros(T, H), r"output: expected 3 dimensions, got 2"),
+        (0, 5, [], r"w_hh: expected one for each of 1 directions, got 0"),
+        (1, 0, torch.zeros(T, B, H + 1), r"grad_output: expected shape \(3, 2, 4\), got \(3, 2, 5\)"),
+        (1, 9, torch.zeros(1, 6, 3 * H), r"gates_t: expected shape \(1, 6, 16\), got \(1, 6, 12\)"),
+        (1, 11, [torch.zeros(H, H)], r"w_hh_t: expected shape \(12, 4\), got \(4, 4\)"),
+    ],
+)
+def test_sweeps_refuse_what_does_not_fit(op: int, index: int, value: object, message: str) -> None:
+    given = sweeps({})[op]
+    given[index] = value
+    with pytest.raises(RuntimeError, match=message):
+        (_ops.tangent, _ops.tangent_backward)[op](*given)
+
+
 def test_a_cell_is_one_step_of_a_layer() -> None:
     x, hx, weights, bias, _ = arguments()
     output, _, gates = _ops.forward_train(x[:1], hx, weights, bias, None)

@@ -1,6 +1,7 @@
 """The CPU kernels touch no memory but their own, race with nothing, and are right for every vector width.
 
-tests/native/kernels_check.cpp runs them over random shapes, packed and padded, against plain loops in double.
+tests/native/kernels_check.cpp (forward and backward) and sweeps_check.cpp (the second order) run them over random
+shapes, packed and padded, against plain loops in double.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from native.build import AVX2, COMMON, CSRC, CXX, HERE, compile_all, has, run
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the program names x86-64's instruction sets")
 
 CASES = 400
+PROGRAMS = ["kernels_check", "sweeps_check"]
 
 
 @pytest.mark.parametrize(
@@ -43,10 +45,13 @@ def test_kernels_are_right_and_clean(name: str, flags: list[str], tmp_path: Path
     )
     sources = {
         **{CSRC / f"cpu/isa_{one}.cpp": [*flags, *([] if name == "base" else AVX2)] for one in built},
-        HERE / "kernels_check.cpp": flags,
+        **{HERE / f"{program}.cpp": flags for program in PROGRAMS},
         CSRC / "cpu/plan.cpp": flags,
         stubs: flags,
     }
-    program = tmp_path / "kernels_check"
-    run([CXX, *COMMON, *flags, *map(str, compile_all(sources, tmp_path)), "-o", str(program), "-lpthread"])
-    assert f"{name}: {CASES} cases, 0 wrong" in run([str(program), name, str(CASES)])
+    compiled = compile_all(sources, tmp_path)
+    for program in PROGRAMS:
+        others = {f"{HERE.name}_{other}" for other in PROGRAMS if other != program}
+        objects = [str(path) for path in compiled if path.stem not in others]
+        run([CXX, *COMMON, *flags, *objects, "-o", str(tmp_path / program), "-lpthread"])
+        assert f"{name}: {CASES} cases, 0 wrong" in run([str(tmp_path / program), name, str(CASES)])

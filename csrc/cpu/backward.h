@@ -195,30 +195,19 @@ struct Backward {
               valid_lanes<T>(unit, hidden));
   }
 
-  // A batch row of an array at time t.
-  const S* row_of(const Rows<const void>& rows, int64_t t, int64_t row) const {
-    return static_cast<const S*>(rows.data) + params.shape.step_offset(rows, t) + row * rows.row;
-  }
-
-  // The state of a batch row before the s-th step of the forward.
-  const S* state_before(int direction, int64_t s, int64_t row) const {
-    const BackwardDirection& io = params.direction[direction];
-    const int64_t earlier = params.shape.time_of(s - 1, direction);  // the step that fed this one
-    const bool fed = s > 0 && row < params.shape.rows_at(earlier);
-    return fed ? row_of(io.output, earlier, row) : static_cast<const S*>(io.hx.data) + row * io.hx.row;
-  }
-
   // The gates of a chunk, steps [begin, end), into the rows of their gradients. x and the states lie for so long where
   // their panels will.
   void recompute(const Piece& piece, int direction, int64_t first, int64_t last, int64_t begin, int64_t end) const {
     const Shape& shape = params.shape;
+    const BackwardDirection& io = params.direction[direction];
     const Blocks<T> x{piece.x_panels, plan.chunk_rows()}, states{piece.h_panels, plan.chunk_rows()};
     int64_t rows = 0;
     for (int64_t s = end - 1; s >= begin; --s) {
       const int64_t t = shape.time_of(s, direction), alive = shape.rows_between(t, first, last);
       for (int64_t row = first; row < first + alive; ++row, ++rows) {
-        put_row<S>(x, rows, row_of(params.direction[direction].x, t, row), shape.inputs, plan.packed);
-        put_row<S>(states, rows, state_before(direction, s, row), shape.hidden, plan.packed);
+        put_row<S>(x, rows, row_of<S>(shape, io.x, t, row), shape.inputs, plan.packed);
+        put_row<S>(states, rows, state_before<S>(shape, io.output, io.hx, direction, s, row), shape.hidden,
+                   plan.packed);
       }
     }
     if (rows == 0) return;
@@ -226,7 +215,9 @@ struct Backward {
     const ChunkGates<T> gates{grads_of(piece), layout.padded};
     const Range all{0, weights.panels};
     make(Projection<S>{weights, x, piece.gi}, rows, all);
-    make(CellStep<S, ChunkGates<T>>{weights, piece.gi, plan.chunk_rows(), states, piece.gh, gates}, rows, all);
+    using Step = CellStep<S, ChunkGates<T>>;
+    make(RecurrentProduct<S, Step>{weights, states, piece.gh, Step{weights, piece.gi, plan.chunk_rows(), gates}}, rows,
+         all);
   }
 
   // Element by element for one row at the s-th step of the forward: `row` counts in the batch, `tile_row` in the tile
@@ -236,9 +227,9 @@ struct Backward {
     const Shape& shape = params.shape;
     const BackwardDirection& io = params.direction[direction];
     const int64_t hidden = shape.hidden, padded = layout.padded, t = shape.time_of(s, direction);
-    const S* const before = state_before(direction, s, row);
-    const S* const grad_output = io.grad_output.data ? row_of(io.grad_output, t, row) : nullptr;
-    const S* const saved = params.recompute() ? nullptr : row_of(io.gates, t, row);
+    const S* const before = state_before<S>(shape, io.output, io.hx, direction, s, row);
+    const S* const grad_output = io.grad_output.data ? row_of<S>(shape, io.grad_output, t, row) : nullptr;
+    const S* const saved = params.recompute() ? nullptr : row_of<S>(shape, io.gates, t, row);
     const Blocks<T> grad_h = grad_h_of(piece).from(tile_row), to = grads_of(piece).from(chunk_row);
     for (int64_t unit = part.units.begin; unit < part.units.end; unit += lanes) {
       const int count = valid_lanes<T>(unit, hidden);
@@ -258,7 +249,7 @@ struct Backward {
     }
     if (!io.grad_w_ih) return;
     pack_row(before, hidden, part.states, piece.h_panels, plan.chunk_rows(), chunk_row);
-    pack_row(row_of(io.x, t, row), shape.inputs, part.inputs, piece.x_panels, plan.chunk_rows(), chunk_row);
+    pack_row(row_of<S>(shape, io.x, t, row), shape.inputs, part.inputs, piece.x_panels, plan.chunk_rows(), chunk_row);
   }
 
   // The gradient of x of a chunk, steps [begin, end), which has `done` rows.

@@ -162,8 +162,9 @@ struct Forward {
                                ? static_cast<S*>(io.gates.data) + shape.step_offset(io.gates, t) + first * io.gates.row
                                : nullptr;
           const TileStates<S> results{io, hidden, state, next, output, gates};
-          make(CellStep<S, TileStates<S>>{weights, gi + done * kWidth<T>, plan.chunk_rows(),
-                                          plan.packed ? state.factors : state.numbers, gh, results},
+          using Step = CellStep<S, TileStates<S>>;
+          make(RecurrentProduct<S, Step>{weights, plan.packed ? state.factors : state.numbers, gh,
+                                         Step{weights, gi + done * kWidth<T>, plan.chunk_rows(), results}},
                rows, part);
         }
         member.meet_after_step();  // the next needs all units

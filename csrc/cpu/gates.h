@@ -12,6 +12,22 @@
 namespace gru_fused {
 namespace {
 
+// A batch row of an array at time t.
+template <class S, class Void>
+inline auto row_of(const Shape& shape, const Rows<Void>& rows, int64_t t, int64_t row) {
+  using Element = std::conditional_t<std::is_const_v<Void>, const S, S>;
+  return static_cast<Element*>(rows.data) + shape.step_offset(rows, t) + row * rows.row;
+}
+
+// A batch row's state before the s-th step of a direction (or its tangent), from the states of all steps.
+template <class S>
+inline const S* state_before(const Shape& shape, const Rows<const void>& output, const Rows<const void>& hx,
+                             int direction, int64_t s, int64_t row) {
+  const int64_t earlier = shape.time_of(s - 1, direction);  // the step that fed this one
+  const bool fed = s > 0 && row < shape.rows_at(earlier);
+  return fed ? row_of<S>(shape, output, earlier, row) : static_cast<const S*>(hx.data) + row * hx.row;
+}
+
 // A row of a matrix, as factors or as numbers.
 template <class S, class T>
 inline void put_row(const Blocks<T>& to, int64_t row, const S* x, int64_t count, bool factors) {
@@ -136,21 +152,18 @@ struct Projection {
   inline T* at(int64_t row, int64_t panel) const { return gi + (panel * x.capacity + row) * kWidth<T>; }
 };
 
-// h W_hh^T and the cell. What comes of it is up to `Results`, row by row and vector by vector of units:
-//   Vec<T> before(row, unit)           the state before the step
-//   void prefetch(row, unit)           called some time before
-//   void keep(row, unit, step)         takes a Stepped
-template <class S, class Results>
-struct CellStep {
+// h W_hh^T, and what an epilogue makes of it while the sums are in registers: for each row and panel
+//   void prefetch(row, panel)              called some time before
+//   void operator()(row, panel, sums)      takes one vector of sums for each gate
+template <class S, class Epilogue>
+struct RecurrentProduct {
   using T = Accumulate<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const GateWeights<S>& weights;
-  const T* gi;  // [panels][gi_rows][3][lanes], from the first row on
-  int64_t gi_rows;
   Blocks<const T> h;  // factors if the weights are packed, else numbers
   T* gh;              // [panels][capacity of h][3][lanes], used only if the weights are not packed
-  Results results;
+  Epilogue epilogue;
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
@@ -158,7 +171,7 @@ struct CellStep {
     const T* of_panel[P];
     for (int p = 0; p < P; ++p) {
       of_panel[p] = weights.w_hh_panel(panel + p);
-      for (int m = 0; m < M; ++m) prefetch(row + m, panel + p);
+      for (int m = 0; m < M; ++m) epilogue.prefetch(row + m, panel + p);
     }
     const RowsOf<T> rows{h.from(row)};
     if constexpr (M == 1) {
@@ -173,12 +186,6 @@ struct CellStep {
       for (int m = 0; m < M; ++m) epilogue(row + m, panel + p, acc[p][m]);
   }
 
-  // What the epilogue will touch: the product takes longer than its way from the outer caches.
-  inline __attribute__((always_inline)) void prefetch(int64_t row, int64_t panel) const {
-    for (int g = 0; g < 3; ++g) __builtin_prefetch(gi + (panel * gi_rows + row) * kWidth<T> + g * lanes);
-    results.prefetch(row, panel * lanes);
-  }
-
   void make_unpacked(int64_t rows) const {
     multiply_unpacked<S, T>(h, rows, weights.io.w_hh, weights.hidden, weights.hidden, gh, h.capacity);
     for (int64_t panel = 0; panel < weights.panels; ++panel)
@@ -187,8 +194,29 @@ struct CellStep {
         epilogue(row, panel, {load(product), load(product + lanes), load(product + 2 * lanes)});
       }
   }
+};
 
-  inline __attribute__((always_inline)) void epilogue(int64_t row, int64_t panel, const Vec<T> (&sums)[3]) const {
+// The cell, the epilogue of the forward. What comes of it is up to `Results`, row by row and vector by vector of units:
+//   Vec<T> before(row, unit)           the state before the step
+//   void prefetch(row, unit)           called some time before
+//   void keep(row, unit, step)         takes a Stepped
+template <class S, class Results>
+struct CellStep {
+  using T = Accumulate<S>;
+  static constexpr int lanes = Simd<T>::lanes;
+
+  const GateWeights<S>& weights;
+  const T* gi;  // [panels][gi_rows][3][lanes], from the first row on
+  int64_t gi_rows;
+  Results results;
+
+  // What the step will touch: the product takes longer than its way from the outer caches.
+  inline __attribute__((always_inline)) void prefetch(int64_t row, int64_t panel) const {
+    for (int g = 0; g < 3; ++g) __builtin_prefetch(gi + (panel * gi_rows + row) * kWidth<T> + g * lanes);
+    results.prefetch(row, panel * lanes);
+  }
+
+  inline __attribute__((always_inline)) void operator()(int64_t row, int64_t panel, const Vec<T> (&sums)[3]) const {
     const int64_t unit = panel * lanes;
     const T* const in = gi + (panel * gi_rows + row) * kWidth<T>;
     const Vec<T> b_hn = load(weights.biases + (panel * 4 + 3) * lanes);

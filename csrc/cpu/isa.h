@@ -3,6 +3,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "tangent_backward.h"
 
 namespace gru_fused {
 namespace {
@@ -48,8 +49,34 @@ void backward(const BackwardParams& params, void* scratch, const cpu::Parallel& 
   with_storage(params.shape.dtype, [&](auto storage) { run_backward<decltype(storage)>(params, scratch, parallel); });
 }
 
+template <class Layout>
+size_t sweep_scratch(const Shape& shape, int64_t threads) {
+  return with_storage(shape.dtype, [&](auto storage) {
+    using T = Accumulate<decltype(storage)>;
+    return size_t(Layout(shape, sweep_plan(shape, threads), Simd<T>::lanes).total) * sizeof(T);
+  });
+}
+
+size_t tangent_scratch(const TangentParams& params, int64_t threads) {
+  return sweep_scratch<TangentScratch>(params.shape, threads);
+}
+
+size_t tangent_backward_scratch(const TangentBackwardParams& params, int64_t threads) {
+  return sweep_scratch<TangentBackwardScratch>(params.shape, threads);
+}
+
+void tangent(const TangentParams& params, void* scratch, const cpu::Parallel& parallel) {
+  with_storage(params.shape.dtype, [&](auto storage) { run_tangent<decltype(storage)>(params, scratch, parallel); });
+}
+
+void tangent_backward(const TangentBackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
+  with_storage(params.shape.dtype,
+               [&](auto storage) { run_tangent_backward<decltype(storage)>(params, scratch, parallel); });
+}
+
 constexpr cpu::Kernels kernels_named(const char* name) {
-  return {name, forward_scratch, backward_scratch, forward, backward};
+  return {name,    forward_scratch, backward_scratch, forward, backward, tangent_scratch, tangent_backward_scratch,
+          tangent, tangent_backward};
 }
 
 }  // namespace

@@ -20,8 +20,13 @@ void forward(const ForwardParams& params, void* scratch, const cpu::Parallel& pa
 }  // namespace
 
 const cpu::Kernels& cpu::kernels_avx512_bf16() {
-  static const Kernels kernels = {"avx512_bf16", forward_scratch, kernels_avx512().backward_scratch, forward,
-                                  kernels_avx512().backward};
+  static const Kernels kernels = [] {
+    Kernels others = kernels_avx512();
+    others.name = "avx512_bf16";
+    others.forward_scratch = gru_fused::forward_scratch;
+    others.forward = gru_fused::forward;
+    return others;
+  }();
   return kernels;
 }
 

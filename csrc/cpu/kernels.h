@@ -23,6 +23,11 @@ struct Kernels {
   size_t (*backward_scratch)(const BackwardParams&, int64_t threads);
   void (*forward)(const ForwardParams&, void* scratch, const Parallel&);
   void (*backward)(const BackwardParams&, void* scratch, const Parallel&);
+  // The second order.
+  size_t (*tangent_scratch)(const TangentParams&, int64_t threads);
+  size_t (*tangent_backward_scratch)(const TangentBackwardParams&, int64_t threads);
+  void (*tangent)(const TangentParams&, void* scratch, const Parallel&);
+  void (*tangent_backward)(const TangentBackwardParams&, void* scratch, const Parallel&);
 };
 
 const Kernels& kernels_base();

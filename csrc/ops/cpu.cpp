@@ -5,9 +5,11 @@
 
 #include <cstdlib>
 #include <memory>
+#include <tuple>
 
 #include "../cpu/kernels.h"
 #include "entry.h"
+#include "tangent.h"
 
 namespace gru_fused::ops {
 namespace {
@@ -90,6 +92,25 @@ void launch(const Call& call, const ScratchBytes& scratch_bytes, const Run& run)
   run(call.params, scratch.data(), parallel);
 }
 
+std::tuple<Tensor, Tensor, Tensor> gru_tangent(Tensor given_t, Tensor hx_t, Tensor hx, Tensor output, Tensor gates,
+                                               std::vector<Tensor> w_hh, OptionalTensor batch_sizes) {
+  const TangentCall call(given_t, hx_t, hx, output, gates, w_hh, batch_sizes);
+  launch(call, kernels().tangent_scratch, kernels().tangent);
+  return {call.output_t, call.h_n_t, call.gates_t};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> gru_tangent_backward(OptionalTensor grad_output, OptionalTensor grad_h_n,
+                                                                OptionalTensor grad_output_t, OptionalTensor grad_h_n_t,
+                                                                Tensor hx, Tensor output, Tensor gates, Tensor hx_t,
+                                                                Tensor output_t, Tensor gates_t,
+                                                                std::vector<Tensor> w_hh, std::vector<Tensor> w_hh_t,
+                                                                OptionalTensor batch_sizes) {
+  const TangentBackwardCall call(grad_output, grad_h_n, grad_output_t, grad_h_n_t, hx, output, gates, hx_t, output_t,
+                                 gates_t, w_hh, w_hh_t, batch_sizes);
+  launch(call, kernels().tangent_backward_scratch, kernels().tangent_backward);
+  return {call.grad_hx, call.grad_hx_t, call.gate_grads, call.gate_grads_t};
+}
+
 std::string cpu_capability() { return kernels().name; }
 
 }  // namespace
@@ -105,7 +126,11 @@ struct Cpu {
 
 }  // namespace gru_fused::ops
 
-STABLE_TORCH_LIBRARY_IMPL(gru_fused, CPU, m) { GRU_FUSED_REGISTER(m, gru_fused::ops::Cpu); }
+STABLE_TORCH_LIBRARY_IMPL(gru_fused, CPU, m) {
+  GRU_FUSED_REGISTER(m, gru_fused::ops::Cpu);
+  m.impl("gru_tangent", TORCH_BOX(&gru_fused::ops::gru_tangent));
+  m.impl("gru_tangent_backward", TORCH_BOX(&gru_fused::ops::gru_tangent_backward));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(gru_fused, CompositeExplicitAutograd, m) {
   m.impl("cpu_capability", TORCH_BOX(&gru_fused::ops::cpu_capability));

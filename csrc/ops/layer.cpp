@@ -42,9 +42,27 @@ Layer::Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const Op
   check_like("hx", hx, x);
   check_states("hx", hx);
   weights.check_all(x, shape_.inputs, shape_.hidden);
+  read_steps("x", x);
+}
 
-  if (!packed) {
-    shape_.steps = cell_ ? 1 : x.size(0);
+Layer::Layer(const Tensor& output, const Tensor& hx, const OptionalTensor& batch_sizes)
+    : cell_(false), batch_sizes_(batch_sizes) {
+  check(hx.dim() == 3 && (hx.size(0) == 1 || hx.size(0) == 2),
+        "hx: expected 3 dimensions, the states of one or two directions, got shape ", shape_text(hx.sizes()));
+  shape_.dtype = dtype_of("hx", hx);
+  shape_.directions = int(hx.size(0));
+  shape_.batch = hx.size(1);
+  shape_.hidden = hx.size(2);
+  const int64_t dim = batch_sizes_ ? 2 : 3;
+  check(output.dim() == dim, "output: expected ", dim, " dimensions, got ", output.dim());
+  read_steps("output", output);
+  check_like("output", output, hx);
+  check_steps("output", output, shape_.directions * shape_.hidden);
+}
+
+void Layer::read_steps(const char* name, const Tensor& rows) {
+  if (!batch_sizes_) {
+    shape_.steps = cell_ ? 1 : rows.size(0);
     rows_ = shape_.steps * shape_.batch;
     return;
   }
@@ -64,7 +82,8 @@ Layer::Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const Op
     rows_ += alive;
     before = alive;
   }
-  check(rows_ == x.size(0), "batch_sizes: expected a sum of ", x.size(0), ", the rows of x; got ", rows_);
+  check(rows_ == rows.size(0), "batch_sizes: expected a sum of ", rows.size(0), ", the rows of ", name, "; got ",
+        rows_);
   shape_.offsets = offsets_.data();
 }
 

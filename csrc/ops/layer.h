@@ -39,6 +39,8 @@ class Layer {
  public:
   // A cell has x (B, I) and hx (B, H).
   Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool cell);
+  // From the states of all steps, for sweeps that see no inputs.
+  Layer(const Tensor& output, const Tensor& hx, const OptionalTensor& batch_sizes);
 
   const Shape& shape() const { return shape_; }
   int64_t inputs() const { return shape_.inputs; }
@@ -65,6 +67,8 @@ class Layer {
   Tensor sum_directions(const Tensor& array) const;
 
  private:
+  void read_steps(const char* name, const Tensor& rows);  // of x or of the states of all steps
+
   Shape shape_;
   bool cell_;
   int64_t rows_ = 0;

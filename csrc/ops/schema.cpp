@@ -11,6 +11,11 @@
 //   gru_forward, L layers    hx, h_n [L D, B, H]; weights of each layer in turn
 //   h                        of a cell, one step: [B, H], x [B, I] and hx [B, H]
 //   grads                    of hx; of x, if need_x; of the weights in their order, if need_weights
+//
+// The second order, without the products that have no recurrence; "_t" is the tangent of what stands before it:
+//   given_t                  of gi_r + gh_r, gi_z + gh_z, gi_n, gh_n, without h_t W_hh^T: [D, T B, 4H]
+//   w_hh, w_hh_t             of each direction [3H, H]; w_hh_t may be empty: zero
+//   gate_grads               a_nr, a_r, a_z, a_n (csrc/gru_cell.h): [D, T B, 4H]
 #include <torch/csrc/stable/library.h>
 
 // The tests' library with emulated CUDA kernels has the same ops in a namespace of its own.
@@ -36,6 +41,14 @@ STABLE_TORCH_LIBRARY(GRU_FUSED_LIBRARY, m) {
   m.def(
       "gru_cell_backward(Tensor grad_h, Tensor x, Tensor hx, Tensor h, Tensor gates, Tensor[] weights, bool bias, "
       "bool need_x, bool need_weights, bool tf32=False) -> Tensor[] grads");
+  m.def(
+      "gru_tangent(Tensor given_t, Tensor hx_t, Tensor hx, Tensor output, Tensor gates, Tensor[] w_hh, "
+      "Tensor? batch_sizes) -> (Tensor output_t, Tensor h_n_t, Tensor gates_t)");
+  m.def(
+      "gru_tangent_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_output_t, Tensor? grad_h_n_t, "
+      "Tensor hx, Tensor output, Tensor gates, Tensor hx_t, Tensor output_t, Tensor gates_t, Tensor[] w_hh, "
+      "Tensor[] w_hh_t, Tensor? batch_sizes) "
+      "-> (Tensor grad_hx, Tensor grad_hx_t, Tensor gate_grads, Tensor gate_grads_t)");
   m.def("cpu_capability() -> str");
   m.def(
       "cuda_plan(int arch, int sms, int shared_bytes, str arithmetic, int batch, int hidden, bool bidirectional, "

@@ -1,4 +1,4 @@
-"""Outputs and gradients of every CUDA kernel, emulated: the reference's in float64, else as near to them as nn.GRU's."""
+"""Results of every CUDA kernel, emulated: in float64 the reference's, else as near to them as nn.GRU's."""
 
 from __future__ import annotations
 

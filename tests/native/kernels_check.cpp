@@ -4,76 +4,9 @@
 //
 // Every array is a heap block of its exact size, so that AddressSanitizer sees a step past any end; pieces run on
 // threads of their own, so that ThreadSanitizer sees two of them touch one number. Exits with 1 on a wrong result.
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <random>
-#include <string>
-#include <thread>
-#include <vector>
-
-#include "../../csrc/cpu/kernels.h"
-
-using namespace gru_fused;
+#include "arrays.h"
 
 namespace {
-
-std::mt19937 generator(0);
-
-int64_t pick(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator); }
-
-template <class Number>
-Number number_at(const unsigned char* p) {
-  Number x;
-  std::memcpy(&x, p, sizeof x);
-  return x;
-}
-
-// Rows with a gap between them, as strided tensors have, and no byte past the last.
-struct Matrix {
-  DType dtype;
-  int64_t rows, columns, stride;
-  std::vector<unsigned char> bytes;
-
-  // scale 0: an output. Gradients of weights are dense.
-  Matrix(DType dtype, int64_t rows, int64_t columns, double scale = 0, bool dense = false)
-      : dtype(dtype), rows(rows), columns(columns), stride(columns + (dense ? 0 : pick(0, 3))) {
-    bytes.resize(rows > 0 ? ((rows - 1) * stride + columns) * size_of(dtype) : 0);
-    std::uniform_real_distribution<double> uniform(-scale, scale);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < columns; ++c) set(r, c, scale ? uniform(generator) : NAN);  // outputs begin as NaN
-  }
-
-  double get(int64_t r, int64_t c) const {
-    const unsigned char* p = bytes.data() + (r * stride + c) * size_of(dtype);
-    switch (dtype) {
-      case DType::f64:
-        return number_at<double>(p);
-      case DType::f32:
-        return number_at<float>(p);
-      case DType::f16:
-        return number_at<_Float16>(p);
-      case DType::bf16:
-        break;
-    }
-    const uint32_t bits = uint32_t(number_at<uint16_t>(p)) << 16;
-    return number_at<float>(reinterpret_cast<const unsigned char*>(&bits));
-  }
-
-  void set(int64_t r, int64_t c, double x) {
-    unsigned char* p = bytes.data() + (r * stride + c) * size_of(dtype);
-    const float single = float(x);
-    const _Float16 half = _Float16(single);
-    if (dtype == DType::f64) std::memcpy(p, &x, 8);
-    if (dtype == DType::f32) std::memcpy(p, &single, 4);
-    if (dtype == DType::f16) std::memcpy(p, &half, 2);
-    if (dtype == DType::bf16) std::memcpy(p, reinterpret_cast<const unsigned char*>(&single) + 2, 2);  // cut off
-  }
-
-  Rows<const void> in(int64_t step_rows = 0) const { return {bytes.data(), step_rows * stride, stride}; }
-  Rows<void> out(int64_t step_rows = 0) { return {bytes.data(), step_rows * stride, stride}; }
-};
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
@@ -105,10 +38,6 @@ struct Direction {
 struct Worst {
   double forward = 0, backward = 0;
 };
-
-void larger(double& worst, double error) {
-  if (!(error <= worst)) worst = error;  // NaN counts as larger
-}
 
 // Compares one direction with plain loops; the backward takes the kernel's own gates, or recomputes them from its own
 // states, so that each is judged alone.
@@ -196,24 +125,6 @@ Worst compare(const Shape& s, const Direction& d, bool reverse, bool recompute) 
   return worst;
 }
 
-// Every piece of work on its own thread: nothing orders them but the end of the call.
-cpu::Parallel threads(int64_t count) {
-  return {[](int64_t pieces, cpu::Parallel::Body body, const void* context) {
-            std::vector<std::thread> running;
-            for (int64_t i = 0; i < pieces; ++i) running.emplace_back([=] { body(context, i); });
-            for (std::thread& thread : running) thread.join();
-          },
-          count};
-}
-
-// As inside another parallel region: one piece after the other, whatever was asked for.
-cpu::Parallel one_by_one(int64_t count) {
-  return {[](int64_t pieces, cpu::Parallel::Body body, const void* context) {
-            for (int64_t i = 0; i < pieces; ++i) body(context, i);
-          },
-          count};
-}
-
 bool run_case(const cpu::Kernels& kernels, int64_t index) {
   Shape s;
   s.dtype = DType(index % 4);
@@ -224,16 +135,8 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
   s.inputs = index % 11 == 0 ? pick(40, 60) : pick(1, 20);
   if (index % 17 == 0) s.batch = 1, s.hidden = pick(130, 150), s.steps += 10;  // with threads enough: a team
   const int64_t thread_count = index % 5 == 0 || index % 17 == 0 ? 64 : pick(1, 3);
-  std::vector<int64_t> batch_sizes, offsets;
-  int64_t n = s.steps * s.batch;
-  if (pick(0, 1)) {
-    n = 0;
-    for (int64_t t = 0, alive = s.batch; t < s.steps; ++t, alive = pick(1, alive)) {
-      batch_sizes.push_back(alive), offsets.push_back(n);
-      n += alive;
-    }
-    s.batch_sizes = batch_sizes.data(), s.offsets = offsets.data();
-  }
+  Packing packing;
+  const int64_t n = packing.apply(s);
 
   const bool recompute = pick(0, 1);  // then no gates are saved
   std::vector<Direction> directions;
@@ -258,17 +161,8 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
     to.grad_b_ih = a.grad_b_ih.bytes.data();
     to.grad_b_hh = a.grad_b_hh.bytes.data();
   }
-  const cpu::Parallel parallel = pick(0, 3) ? threads(thread_count) : one_by_one(thread_count);
-  const auto scratch = [&](size_t bytes) {
-    bytes = (bytes + 63) / 64 * 64;
-    return std::memset(std::aligned_alloc(64, bytes), 0xff, bytes);  // NaN in every type
-  };
-  void* memory = scratch(kernels.forward_scratch(forward, thread_count));
-  kernels.forward(forward, memory, parallel);
-  std::free(memory);
-  memory = scratch(kernels.backward_scratch(backward, thread_count));
-  kernels.backward(backward, memory, parallel);
-  std::free(memory);
+  launch(forward, kernels.forward_scratch, kernels.forward, thread_count);
+  launch(backward, kernels.backward_scratch, kernels.backward, thread_count);
 
   // About 16 units in the last place of the stored type, at the scale of the numbers here (a few units).
   const double bound = s.dtype == DType::f64   ? 1e-14
@@ -290,15 +184,4 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
 
 }  // namespace
 
-int main(int, char** arguments) {
-  const std::string name = arguments[1];
-  const cpu::Kernels& kernels = name == "base"     ? cpu::kernels_base()
-                                : name == "avx2"   ? cpu::kernels_avx2()
-                                : name == "avx512" ? cpu::kernels_avx512()
-                                                   : cpu::kernels_avx512_bf16();
-  const int64_t cases = std::atoll(arguments[2]);
-  int64_t wrong = 0;
-  for (int64_t i = 0; i < cases; ++i) wrong += !run_case(kernels, i);
-  std::printf("%s: %lld cases, %lld wrong\n", kernels.name, (long long)cases, (long long)wrong);
-  return wrong ? 1 : 0;
-}
+int main(int, char** arguments) { return check_cases(arguments, run_case); }
