@@ -46,7 +46,7 @@ struct Traits {
 GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic) {
   switch (arithmetic) {
     case Arithmetic::f32:
-      return {8, 4, 4, 4, 2, 8};
+      return {8, 4, 4, 4, 2, 6};
     case Arithmetic::f64:
       return {4, 4, 8, 8, 2, 5};
     case Arithmetic::tf32:
