@@ -142,8 +142,8 @@ __global__ void indices(unsigned* out) {
 }
 
 Outcome check_indices() {
-  std::vector<unsigned> out(4 * 6 * 2 * 24);
-  Outcome outcome{launch({dim3(4, 6, 2), dim3(2, 3, 4), dim3(2, 3, 1)}, indices, out.data())};
+  std::vector<unsigned> out(4 * 3 * 2 * 24);
+  Outcome outcome{launch({dim3(4, 3, 2), dim3(2, 3, 4), dim3(2, 3, 1)}, indices, out.data())};
   for (unsigned one : out) outcome.expect(one, 1u);
   return outcome;
 }
