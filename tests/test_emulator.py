@@ -28,7 +28,7 @@ def cases(source: str) -> list[str]:
     return re.findall(r'cases\["(\w+)"\]', (SELFTEST / source).read_text())
 
 
-SOUND = [name for name in cases("sound.cu") if name != "speed"]
+SOUND = [name for name in cases("sound.cu") if name not in ("turns", "speed")]
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +67,17 @@ def test_sound_kernel_is_clean(selftest: Selftest, case: str, sanitizer: str) ->
 def test_sound_kernel_is_right_with_the_portable_switch(selftest: Selftest, case: str) -> None:
     result = selftest(case, order="random", ucontext=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_orders_are_what_they_are_called(selftest: Selftest) -> None:
+    def turns(order: str) -> list[str]:
+        return selftest("turns", order=order).stdout.splitlines()[:-1]
+
+    assert turns("fifo") == ["01234567"] and turns("lifo") == ["76543210"]
+    random = turns("random")
+    assert len(set(random)) == len(random) == 10  # a seed each
+    assert all(sorted(one) == list("01234567") for one in random)
+    assert turns("random") == random
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -142,6 +153,7 @@ def test_write_to_a_peer_that_does_not_run_is_noticed(selftest: Selftest, case: 
     [
         "no_syncthreads",
         "no_syncwarp",
+        "shuffle_is_no_barrier",
         "one_buffer",
         "no_mbarrier_wait",
         "relaxed_flag",

@@ -132,6 +132,15 @@ __global__ void no_barrier(int* out) {
   out[t] = box[block_wide ? t ^ 32 : t ^ 1];
 }
 
+// All lanes meet, but a shuffle orders no memory.
+__global__ void shuffle_is_no_barrier(int* out) {
+  SHARED(int, box, 32);
+  const unsigned t = threadIdx.x;
+  box[t] = static_cast<int>(t);
+  const int zero = __shfl_xor_sync(~0u, 0, 1);
+  out[t] = zero + box[t ^ 1];
+}
+
 // A barrier before the loop's first read, and none between a step's reads and the next one's writes.
 __global__ void one_buffer(int* out, int steps) {
   SHARED(int, box, 64);
@@ -259,6 +268,7 @@ void add_faulty(std::map<std::string, Case>& cases) {
 
   cases["no_syncthreads"] = [] { return run({1, 64}, 64, [](int i) { return i ^ 32; }, no_barrier<true>); };
   cases["no_syncwarp"] = [] { return run({1, 64}, 64, [](int i) { return i ^ 1; }, no_barrier<false>); };
+  cases["shuffle_is_no_barrier"] = [] { return run({}, 32, [](int i) { return i ^ 1; }, shuffle_is_no_barrier); };
   cases["one_buffer"] = [] { return run({1, 64}, 64, [](int i) { return i; }, one_buffer, 4); };
   cases["no_mbarrier_wait"] = [=] { return run(cluster, 64, [](int i) { return i % 32; }, no_mbarrier_wait); };
   cases["no_copy_wait"] = [] {
