@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Emulated
+from conftest import EmulatedOps
 from helpers import OPTIONS, Case, ReferenceGRU, assert_equal_to_rounding, forward, run, twin
 from layouts import LAYOUTS, Layout
 from torch import nn
@@ -98,7 +98,7 @@ def test_a_long_sequence(regime: str) -> None:
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100, 120])
-def test_every_kind_of_device(capability: int, emulated: Emulated) -> None:
+def test_every_kind_of_device(capability: int, emulated: EmulatedOps) -> None:
     emulated.device(capability)
     for case in (Case(T=3, B=9, I=3, H=40), Case(T=2, B=2, I=3, H=300, bidirectional=True)):
         ours = case.module(gru_fused.GRU)

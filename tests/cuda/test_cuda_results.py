@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Emulated
+from conftest import EmulatedOps
 from helpers import (
     PACKED,
     Case,
@@ -56,7 +56,7 @@ def test_as_good_as_nn_grus(case: Case, dtype: torch.dtype, regime: str) -> None
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=dtype_id)
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
-def test_tiny_and_saturating_values(scale: float, dtype: torch.dtype, emulated: Emulated) -> None:
+def test_tiny_and_saturating_values(scale: float, dtype: torch.dtype, emulated: EmulatedOps) -> None:
     assert_gru_as_good(Case(T=4, B=5, I=9, H=21, bias=False), dtype, gradients=True, scale=scale)
 
 

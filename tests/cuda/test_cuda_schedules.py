@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Emulated
+from conftest import EmulatedOps
 from helpers import Case, dtype_id, run
 
 import gru_fused
@@ -22,7 +22,9 @@ SCHEDULES = [("fifo", 1), ("lifo", 1), *(("random", seed) for seed in range(1, 1
     ],
     ids=str,
 )
-def test_results_do_not_depend_on_the_schedule(case: Case, dtype: torch.dtype, regime: str, emulated: Emulated) -> None:
+def test_results_do_not_depend_on_the_schedule(
+    case: Case, dtype: torch.dtype, regime: str, emulated: EmulatedOps
+) -> None:
     rnn = case.module(gru_fused.GRU, dtype)
     given, cotangents = case.inputs(dtype), case.cotangents(dtype)
     first = None
@@ -35,7 +37,7 @@ def test_results_do_not_depend_on_the_schedule(case: Case, dtype: torch.dtype, r
                 assert torch.equal(y, first[name]), f"{name} differs with {order} {seed}, late={late}"
 
 
-def test_a_row_does_not_depend_on_the_batch_around_it(regime: str, emulated: Emulated) -> None:
+def test_a_row_does_not_depend_on_the_batch_around_it(regime: str, emulated: EmulatedOps) -> None:
     """A tile more or less does not change how a row's products are summed."""
     case = Case(T=4, B=19, I=3, H=40)
     rnn = case.module(gru_fused.GRU, torch.float32)

@@ -68,6 +68,7 @@ void copy(const AsyncCopy& one) {
 }  // namespace
 
 void mbarrier_init(uint64_t* barrier, unsigned count) {
+  const Frame frame(__builtin_return_address(0));
   if (&owner_of_shared(barrier, "mbarrier.init") != current->block) fail("mbarrier.init: of a peer's mbarrier");
   if (reinterpret_cast<uintptr_t>(barrier) % 8 != 0) fail("mbarrier.init: the address is not aligned to 8");
   if (count == 0 || count > most) fail("mbarrier.init: a count of %u", count);
@@ -75,17 +76,23 @@ void mbarrier_init(uint64_t* barrier, unsigned count) {
   store(barrier, {count, count, 0, 0, 0});
 }
 
-void mbarrier_arrive(uint64_t* barrier) { arrive(barrier, 1, 0, "mbarrier.arrive"); }
+void mbarrier_arrive(uint64_t* barrier) {
+  const Frame frame(__builtin_return_address(0));
+  arrive(barrier, 1, 0, "mbarrier.arrive");
+}
 
 void mbarrier_arrive_expect_tx(uint64_t* barrier, unsigned bytes) {
+  const Frame frame(__builtin_return_address(0));
   arrive(barrier, 1, bytes, "mbarrier.arrive.expect_tx");
 }
 
 void mbarrier_complete_tx(uint64_t* barrier, unsigned bytes) {
+  const Frame frame(__builtin_return_address(0));
   arrive(barrier, 0, -static_cast<int64_t>(bytes), "mbarrier.complete_tx");
 }
 
 bool mbarrier_try_wait(uint64_t* barrier, unsigned parity) {
+  const Frame frame(__builtin_return_address(0));
   if (&owner_of_shared(barrier, "mbarrier.try_wait") != current->block) fail("mbarrier.try_wait: at a peer's mbarrier");
   if (parity > 1) fail("mbarrier.try_wait: a parity of %u", parity);
   if (load(barrier, "mbarrier.try_wait").phase == parity) yield("mbarrier.try_wait");
@@ -96,6 +103,7 @@ bool mbarrier_try_wait(uint64_t* barrier, unsigned parity) {
 }
 
 void store_async(void* target, const void* value, unsigned bytes, uint64_t* barrier) {
+  const Frame frame(__builtin_return_address(0));
   const char* what = "st.async";
   const Block& owner = owner_of_shared(target, what);
   if (&owner != &owner_of_shared(barrier, what)) fail("st.async: the target and the mbarrier are not in one block");
@@ -135,6 +143,7 @@ void land_store(Grid& grid, const AsyncStore& landing) {
 }
 
 void copy_async(void* shared, const void* global, unsigned bytes, unsigned source_bytes) {
+  const Frame frame(__builtin_return_address(0));
   if (!is_shared(*current->block, shared)) fail("cp.async: the target is not in this block's shared memory");
   if (bytes != 4 && bytes != 8 && bytes != 16) fail("cp.async: %u bytes", bytes);
   if (source_bytes > bytes) fail("cp.async: %u bytes of %u", source_bytes, bytes);
@@ -158,6 +167,7 @@ void copy_async_commit() {
 }
 
 void copy_async_wait(unsigned pending_groups) {
+  const Frame frame(__builtin_return_address(0));
   std::deque<std::vector<AsyncCopy>>& groups = current->copies;
   while (groups.size() > pending_groups) {
     for (const AsyncCopy& one : groups.front()) copy(one);

@@ -43,11 +43,10 @@ def build_library(
     *,
     flags: Sequence[str] = (),
     optimize: str = "-O2",
-    emulator_flags: Sequence[str] = (),
-    link: Sequence[str] = (),
+    libraries: Sequence[str] = (),
 ) -> Path:
     """A shared library of the sources (.cu or .cpp) and the emulator. Returns its path."""
-    return _build(f"lib{name}.so", sources, None, [optimize, *flags], emulator_flags, ["-shared"], link)
+    return _build(f"lib{name}.so", sources, None, [optimize, *flags], [], ["-shared"], libraries)
 
 
 def build_program(
@@ -57,14 +56,16 @@ def build_program(
     sanitizer: str | None = None,
     flags: Sequence[str] = (),
     optimize: str = "-O1",
-    emulator_flags: Sequence[str] = (),
+    ucontext: bool = False,
 ) -> Path:
     """A program of the sources, one of which has a main, and the emulator; sanitizer: None, "address" or "thread".
 
     "address" is AddressSanitizer and UndefinedBehaviorSanitizer together. A sanitizer needs a program: a library that
-    was compiled with one can't be loaded by a Python that was not.
+    was compiled with one can't be loaded by a Python that was not. `ucontext` switches fibers as machines other than
+    x86-64 do.
     """
-    return _build(name, sources, sanitizer, [optimize, *flags], emulator_flags, [])
+    fiber_flags = ["-DGRU_FUSED_EMULATOR_UCONTEXT"] if ucontext else []
+    return _build(name, sources, sanitizer, [optimize, *flags], fiber_flags, [])
 
 
 def run_program(program: Path, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -85,7 +86,7 @@ def _build(
     sources: Sequence[Path],
     sanitizer: str | None,
     flags: Sequence[str],
-    emulator_flags: Sequence[str],
+    fiber_flags: Sequence[str],
     link: Sequence[str],
     libraries: Sequence[str] = (),
 ) -> Path:
@@ -95,8 +96,9 @@ def _build(
     sanitize = SANITIZERS[sanitizer]
     # Its bookkeeping is no part of the program under test, see sanitizers.h.
     own = ["-DGRU_FUSED_EMULATOR_TSAN"] if sanitizer == "thread" else sanitize
-    commands = [(source, [*COMMON, "-O2", *own, *emulator_flags]) for source in sorted(HERE.glob("*.cpp"))]
-    commands = [(Path(source), [*COMMON, *flags, *sanitize]) for source in sources] + commands
+    commands = [(Path(source), [*COMMON, *flags, *sanitize]) for source in sources]
+    for source in sorted(HERE.glob("*.cpp")):
+        commands.append((source, [*COMMON, "-O2", *own, *(fiber_flags if source.stem == "fiber" else [])]))
     with ThreadPoolExecutor(JOBS) as pool:
         objects = list(pool.map(lambda one: _compile(*one), commands))
     target = BUILD / _digest(_compiler(), *link, *libraries, *sanitize, *(one.name for one in objects)) / name

@@ -36,6 +36,7 @@ struct Options {
   bool late_stores = true;           // st.async and cp.async land as late as they may; else at once
   unsigned livelock_rounds = 10000;  // so often all threads poll in vain before it is a livelock
   uint64_t max_switches = 200'000'000;
+  unsigned endless_seconds = 60;        // of one thread's run without a wait: then the process is ended
   unsigned registers_per_thread = 128;  // what nvcc is assumed to give a kernel, for occupancy
   DeviceModel device = device_model(90);
 };

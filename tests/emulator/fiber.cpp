@@ -104,6 +104,12 @@ void Fiber::prepare(void (*entry)()) {
 #endif
 }
 
+void Fiber::set_name([[maybe_unused]] const std::string& name) {
+#if EMULATOR_TSAN
+  __tsan_set_fiber_name(tsan_fiber_, name.c_str());
+#endif
+}
+
 void Fiber::resume() {
 #if EMULATOR_ASAN
   void* own = nullptr;

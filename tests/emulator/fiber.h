@@ -1,7 +1,7 @@
 // A fiber: a stack of its own and the place where it goes on.
 #pragma once
 
-#include <cstddef>
+#include <string>
 
 namespace emulator {
 
@@ -13,6 +13,8 @@ class Fiber {
 
   // Gives it a stack on which `entry`, which must not return, begins at the first resume().
   void prepare(void (*entry)());
+
+  void set_name(const std::string& name);  // for ThreadSanitizer's reports
 
   // Called by the scheduler: runs the fiber until it suspends itself.
   void resume();

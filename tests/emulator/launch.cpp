@@ -119,7 +119,10 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, const s
   launch_error.clear();
   const LaunchShape shape(config);
   if (const cudaError_t error = check_launch(shape, kernel, launch_error)) return record(error);
-  if (run_grid(shape, body)) return cudaSuccess;
+  watch_launch(true);
+  const bool succeeded = run_grid(shape, body);
+  watch_launch(false);
+  if (succeeded) return cudaSuccess;
   launch_error = failure();
   return record(cudaErrorLaunchFailure);
 }

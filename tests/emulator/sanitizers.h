@@ -21,6 +21,8 @@
 extern "C" {
 void __tsan_read_range(void* address, unsigned long size);
 void __tsan_write_range(void* address, unsigned long size);
+void __tsan_func_entry(void* return_address);
+void __tsan_func_exit();
 void AnnotateIgnoreReadsBegin(const char* file, int line);
 void AnnotateIgnoreReadsEnd(const char* file, int line);
 void AnnotateIgnoreWritesBegin(const char* file, int line);
@@ -48,6 +50,12 @@ inline void release(void* key) { __tsan_release(key); }
 inline void acquire(void* key) { __tsan_acquire(key); }
 inline void note_read(const void* p, size_t bytes) { __tsan_read_range(const_cast<void*>(p), bytes); }
 inline void note_write(void* p, size_t bytes) { __tsan_write_range(p, bytes); }
+// So that a report of what follows names the kernel's line and not only the emulator's.
+class Frame {
+ public:
+  explicit Frame(void* return_address) { __tsan_func_entry(return_address); }
+  ~Frame() { __tsan_func_exit(); }
+};
 inline void ignore_accesses(bool on) {
   (on ? AnnotateIgnoreReadsBegin : AnnotateIgnoreReadsEnd)(__FILE__, __LINE__);
   (on ? AnnotateIgnoreWritesBegin : AnnotateIgnoreWritesEnd)(__FILE__, __LINE__);
@@ -57,6 +65,10 @@ inline void release(void*) {}
 inline void acquire(void*) {}
 inline void note_read(const void*, size_t) {}
 inline void note_write(void*, size_t) {}
+class Frame {
+ public:
+  explicit Frame(void*) {}
+};
 inline void ignore_accesses(bool) {}
 #endif
 

@@ -220,6 +220,7 @@ bool run_resident(Grid& grid) {
     ++alive_blocks;
     for (Thread& thread : block->threads) {
       thread.fiber.prepare(thread_main);
+      if (thread_sanitizer) thread.fiber.set_name(place(*block) + " thread " + std::to_string(thread.number));
       make_ready(&thread);
     }
   }

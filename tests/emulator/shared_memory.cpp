@@ -15,7 +15,20 @@ constexpr size_t redzone = address_sanitizer ? 64 : 0;
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
+bool untouched(const Block& block) {
+  const size_t bytes = block.grid->shared_capacity;
+  return block.shared[0] == '\xff' && std::memcmp(block.shared, block.shared + 1, bytes - 1) == 0;
+}
+
+void fill(Block& block) {
+  Unwatched unwatched;
+  std::memset(block.shared, 0xff, block.grid->shared_capacity);
+}
+
 }  // namespace
+
+// Before its block starts and after it exits, an arena is poisoned (AddressSanitizer), written by a thread that peers
+// are not ordered with (ThreadSanitizer), and must stay as it was filled (in every other build).
 
 void take_shared(Block& block) {
   Grid& grid = *block.grid;
@@ -24,40 +37,29 @@ void take_shared(Block& block) {
     grid.shared_capacity = round_up(grid.shared_used + static_capacity + 64 * redzone, 4096);
   }
   block.shared = take_pages(grid.shared_capacity);
-  poison(block.shared, grid.shared_capacity);  // a peer that comes before the block has started is caught
+  fill(block);
+  poison(block.shared, grid.shared_capacity);
 }
 
 void open_shared(Block& block) {
-  Grid& grid = *block.grid;
-  unpoison(block.shared, grid.shared_capacity);
-  {
-    Unwatched unwatched;
-    std::memset(block.shared, 0xff, grid.shared_capacity);
-  }
-  note_write(block.shared, grid.dynamic_shared);
-  poison(block.shared, grid.shared_capacity);
+  const Grid& grid = *block.grid;
+  note_write(block.shared, grid.shared_capacity);
+  if (!address_sanitizer && !untouched(block)) fail("this block's shared memory was written before it started");
   unpoison(block.shared, grid.dynamic_shared);
   for (const StaticShared& variable : grid.static_shared) unpoison(block.shared + variable.offset, variable.bytes);
 }
 
 void close_shared(Block& block) {
-  note_write(block.shared, block.grid->shared_used);  // a peer's access is a race if nothing orders it before the exit
-  if (!address_sanitizer) {
-    Unwatched unwatched;
-    std::memset(block.shared, 0xff, block.grid->shared_capacity);
-  }
+  note_write(block.shared, block.grid->shared_capacity);
+  if (!address_sanitizer) fill(block);
   poison(block.shared, block.grid->shared_capacity);
 }
+
+bool written_after_exit(const Block& block) { return !address_sanitizer && !untouched(block); }
 
 void give_shared(Block& block) {
   if (block.shared) give_pages(block.shared, block.grid->shared_capacity);
   block.shared = nullptr;
-}
-
-bool written_after_exit(const Block& block) {
-  if (address_sanitizer) return false;  // it has stopped the program by now
-  const char* begin = block.shared;
-  return std::any_of(begin, begin + block.grid->shared_capacity, [](char byte) { return byte != char(0xff); });
 }
 
 bool is_shared(const Block& block, const void* p) {

@@ -164,4 +164,7 @@ void note_progress();  // some thread got on: no livelock
 // async.cpp
 void land_store(Grid& grid, const AsyncStore& store);
 
+// watchdog.cpp
+void watch_launch(bool begins);  // or ends
+
 }  // namespace emulator

@@ -9,6 +9,7 @@ int main(int count, char** arguments) {
   std::map<std::string, Case> cases;
   add_sound(cases);
   add_faulty(cases);
+  add_launcher(cases);
   const auto argument = [&](int i, int otherwise) { return count > i ? std::atoi(arguments[i]) : otherwise; };
   const std::string name = count > 1 ? arguments[1] : "";
   if (!cases.contains(name)) {

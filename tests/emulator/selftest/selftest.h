@@ -48,6 +48,7 @@ struct Outcome {
 using Case = std::function<Outcome()>;
 void add_sound(std::map<std::string, Case>& cases);
 void add_faulty(std::map<std::string, Case>& cases);
+void add_launcher(std::map<std::string, Case>& cases);
 
 inline unsigned load_acquire(unsigned* p) { return std::atomic_ref(*p).load(std::memory_order_acquire); }
 inline void add_release(unsigned* p) { std::atomic_ref(*p).fetch_add(1, std::memory_order_release); }

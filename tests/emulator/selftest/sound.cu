@@ -142,8 +142,8 @@ __global__ void indices(unsigned* out) {
 }
 
 Outcome check_indices() {
-  std::vector<unsigned> out(4 * 6 * 2 * 24);
-  Outcome outcome{launch({dim3(4, 6, 2), dim3(2, 3, 4), dim3(2, 3, 1)}, indices, out.data())};
+  std::vector<unsigned> out(4 * 3 * 2 * 24);
+  Outcome outcome{launch({dim3(4, 3, 2), dim3(2, 3, 4), dim3(2, 3, 1)}, indices, out.data())};
   for (unsigned one : out) outcome.expect(one, 1u);
   return outcome;
 }
@@ -309,6 +309,16 @@ Outcome check_grid_barrier() {
   return outcome;
 }
 
+__global__ void turns(int* turn, int* out) { out[atomicAdd(turn, 1)] = static_cast<int>(threadIdx.x); }
+
+Outcome show_turns() {
+  int turn = 0, out[8];
+  Outcome outcome{launch({1, 8}, turns, &turn, +out)};
+  for (int one : out) std::printf("%d", one);
+  std::printf("\n");
+  return outcome;
+}
+
 __global__ void many_barriers(int rounds) {
   for (int round = 0; round < rounds; ++round) {
     __syncthreads();
@@ -341,5 +351,6 @@ void add_sound(std::map<std::string, Case>& cases) {
   cases["async_copy"] = check_async_copy;
   cases["named_barriers"] = check_named_barriers;
   cases["grid_barrier"] = check_grid_barrier;
+  cases["turns"] = show_turns;
   cases["speed"] = check_speed;
 }
