@@ -5,6 +5,8 @@
 #   make fuzz    the fuzz test at length: make fuzz N=100000
 #   make bench   the benchmarks, paired with nn.GRU and with every peer that is installed
 #   make lint    ruff and clang-format; make format applies them
+#   make gpu-check OUT=dir   on a machine with a GPU: build, tests, sanitizers, benchmarks, in 10 minutes at most
+#                            (in no virtual environment and with no network: with PYTHON and what it has)
 #
 #   make bench-peers   installs the peers: JAX, ONNX Runtime, OpenVINO
 #
@@ -14,12 +16,13 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 N ?= 20000
+OUT ?= benchmarks/out/gpu-check
 PEERS := jax onnx onnxruntime openvino
 
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test fuzz bench bench-peers lint format build clean
+.PHONY: demo test fuzz bench bench-peers gpu-check lint format build clean
 
 demo: build
 	$(BIN)/python -m examples.demo $(ARGS)
@@ -35,6 +38,9 @@ bench: build
 
 bench-peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet $(PEERS)
+
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check $(OUT) $(ARGS)
 
 lint: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure

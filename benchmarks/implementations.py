@@ -48,10 +48,21 @@ def result_names(problem: Problem) -> list[str]:
     return names
 
 
-def modules_of(package: str) -> Callable[[Problem], Call]:
+class Passes(NamedTuple):
+    """A workload's two halves. The results of both, one after the other, are those of ``result_names``."""
+
+    forward: Callable[[], tuple[Tensor, ...]]
+    backward: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None  # takes what forward has returned, once
+
+    def __call__(self) -> tuple[Tensor, ...]:
+        results = self.forward()
+        return results if self.backward is None else (*results, *self.backward(results))
+
+
+def modules_of(package: str) -> Callable[[Problem], Passes]:
     """For a package whose GRU and GRUCell are made and called as those of torch.nn."""
 
-    def build(problem: Problem) -> Call:
+    def build(problem: Problem) -> Passes:
         rnn = import_module(package)
         w = problem.workload
         training = w.mode == "train"
@@ -82,11 +93,10 @@ def modules_of(package: str) -> Callable[[Problem], Call]:
         leaves = [*inputs, hx, *(parameters[name] for name in problem.weights)]
         cotangents = [*grad_outputs, problem.grad_h_n]
 
-        def forward_backward() -> tuple[Tensor, ...]:
-            results = forward()
-            return (*results, *torch.autograd.grad(results, leaves, cotangents))
+        def backward(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(results, leaves, cotangents)
 
-        return forward_backward if training else forward
+        return Passes(forward, backward if training else None)
 
     return build
 

@@ -13,7 +13,7 @@ from benchmarks.implementations import IMPLEMENTATIONS, Call, result_names
 from benchmarks.machine import Machine
 from benchmarks.paired import PAUSE, paired
 from benchmarks.results import Bounds, Result, summarize
-from benchmarks.workloads import DTYPES, Problem, Workload
+from benchmarks.workloads import DTYPES, Problem, Workload, set_tf32
 from benchmarks.yardsticks import gemm_peak, read_bandwidth
 
 
@@ -38,7 +38,7 @@ def measure(
 
 def verified(workload: Workload, dtype: str, device: str, implementations: Sequence[str]) -> Verified:
     """Raises WrongResult if any but a peer is wrong, and leaves out a peer that is wrong or fails."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+    set_tf32(dtype)
     problem = Problem.draw(workload, DTYPES[dtype], device)
     calls: dict[str, Call] = {}
     failures: dict[str, Verdict] = {}

@@ -18,6 +18,11 @@ TABLES = (Path(__file__).with_name("workloads.csv"), Path(__file__).with_name("c
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def set_tf32(dtype: str) -> None:
+    """For cuDNN and for the products of matrices; ours goes by cuDNN's."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+
+
 @dataclass(frozen=True)
 class Workload:
     """One row of a table, its T and B already those of the device."""
