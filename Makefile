@@ -6,6 +6,7 @@
 #   make bench   the benchmarks, paired with nn.GRU and with every peer that is installed
 #   make lint    ruff and clang-format; make format applies them
 #
+#   make test-peers    installs Flax (JAX is 350 MB) and tests the weights of other libraries with it too
 #   make bench-peers   installs the peers: JAX, ONNX Runtime, OpenVINO
 #
 # Variables: PYTHON (3.10 or newer) makes the environment; TORCH is what pip installs as torch; VENV is the folder.
@@ -19,13 +20,17 @@ PEERS := jax onnx onnxruntime openvino
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test fuzz bench bench-peers lint format build clean
+.PHONY: demo test test-peers fuzz bench bench-peers lint format build clean
 
 demo: build
 	$(BIN)/python -m examples.demo $(ARGS)
 
 test: build
 	$(BIN)/python -m pytest $(ARGS)
+
+test-peers: build
+	$(BIN)/python -m pip install --quiet flax
+	$(BIN)/python -m pytest tests/test_weights*.py $(ARGS)
 
 fuzz: build
 	GRU_FUSED_FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_fuzz.py $(ARGS)
