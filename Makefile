@@ -1,6 +1,7 @@
 # Everything runs in a virtual environment that the first command makes: .venv, with a pinned torch.
 #
 #   make demo    trains a classifier and a language model with nn.GRU and with gru_fused.GRU, side by side
+#   make example NAME=bptt   one of examples/*.py; docs/recipes.md says what they show
 #   make test    the tests
 #   make fuzz    the fuzz test at length: make fuzz N=100000
 #   make bench   the benchmarks, paired with nn.GRU and with every peer that is installed
@@ -20,10 +21,13 @@ PEERS := jax onnx onnxruntime openvino
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test test-peers fuzz bench bench-peers lint format build clean
+.PHONY: demo example test test-peers fuzz bench bench-peers lint format build clean
 
 demo: build
 	$(BIN)/python -m examples.demo $(ARGS)
+
+example: build
+	$(BIN)/python -m examples.$(NAME) $(ARGS)
 
 test: build
 	$(BIN)/python -m pytest $(ARGS)

@@ -46,11 +46,12 @@ def test_public_names_have_an_example(name: str) -> None:
     assert ">>>" in documented.__doc__
 
 
-def test_readme_code_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+@pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
+def test_code_in_a_document_runs(document: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.S)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, document, "exec"), {})
 
 
 def test_readme_links_lead_somewhere() -> None:

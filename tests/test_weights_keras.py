@@ -13,6 +13,7 @@ from gru_fused import GRU, weights
 os.environ["KERAS_BACKEND"] = "torch"  # before the import
 keras = pytest.importorskip("keras", reason="keras is not installed")
 layers = keras.layers
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # with numpy 2
 EPS = 1e-12  # float64 against float64, after a handful of steps
 
 
