@@ -83,6 +83,16 @@ ERRORS = {
         ValueError,
         "layer 1: expected biases in all layers and directions, or in none",
     ),
+    "stack-of-other-dtypes": (
+        lambda: weights.from_keras(KERAS, [np.zeros((4, 12)), np.zeros((4, 12)), np.zeros((2, 12))]),
+        ValueError,
+        "layer 1: expected torch.float32 on cpu as in layer 0, got torch.float64 on cpu",
+    ),
+    "keras-lists": (
+        lambda: weights.from_keras([[[0.0] * 12], [[0.0] * 12] * 4, [0.0] * 12]),
+        NotImplementedError,
+        "layer 0, bias of shape (12,): this layer has reset_after=False",
+    ),
     "to-keras-lstm": (
         lambda: weights.to_keras(nn.LSTM(3, 4)),
         TypeError,
@@ -147,6 +157,12 @@ ERRORS = {
         ValueError,
         "sequence_lens: expected numbers from 1 to 5, got [0, 6]",
     ),
+    "onnx-lens-dtype": (
+        lambda: onnx()()(torch.zeros(5, 2, 3), torch.ones(2)),
+        TypeError,
+        "sequence_lens: expected integers, got torch.float32",
+    ),
+    "onnx-X": (lambda: onnx()()(torch.zeros(5, 3)), ValueError, "X: expected 3 dimensions, got shape (5, 3)"),
     "haste-names": (
         lambda: weights.from_haste({"kernel": 0}),
         ValueError,

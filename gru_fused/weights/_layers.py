@@ -25,30 +25,15 @@ Layer = Sequence[Direction]  # forward, or forward and reverse
 
 def gru_of(layers: Sequence[Layer], *, batch_first: bool = False) -> GRU:
     """A module with copies of the weights. The formats have checked the shapes of each direction by itself."""
-    if not layers:
-        raise ValueError("layers: expected one or more, got none")
+    _check_same(layers)
     w_ih, w_hh, b_ih, _ = layers[0][0]
-    directions, (input_size, hidden_size) = len(layers[0]), (w_ih.shape[1], w_hh.shape[1])
-    for number, layer in enumerate(layers):
-        if len(layer) != directions:
-            raise ValueError(f"layer {number}: expected {directions} directions as in layer 0, got {len(layer)}")
-        inputs = directions * hidden_size if number else input_size
-        for direction in layer:
-            sizes = direction.w_ih.shape[1], direction.w_hh.shape[1]
-            if sizes != (inputs, hidden_size):
-                raise ValueError(
-                    f"layer {number}: expected {inputs} inputs and {hidden_size} units, got {sizes[0]} and {sizes[1]}; "
-                    "a GRU has the same number of units in all layers and directions"
-                )
-            if (direction.b_ih is None) != (b_ih is None):
-                raise ValueError(f"layer {number}: expected biases in all layers and directions, or in none")
     gru = GRU(
-        input_size,
-        hidden_size,
+        w_ih.shape[1],
+        w_hh.shape[1],
         num_layers=len(layers),
         bias=b_ih is not None,
         batch_first=batch_first,
-        bidirectional=directions == 2,
+        bidirectional=len(layers[0]) == 2,
         device="meta",  # no random numbers are drawn
         dtype=w_ih.dtype,
     ).to_empty(device=w_ih.device)
@@ -57,6 +42,33 @@ def gru_of(layers: Sequence[Layer], *, batch_first: bool = False) -> GRU:
         for parameter, x in zip(gru.parameters(), given, strict=True):
             parameter.copy_(x)
     return gru
+
+
+def _check_same(layers: Sequence[Layer]) -> None:
+    """What a GRU has only one of: units, directions, biases or none, dtype, device."""
+    if not layers:
+        raise ValueError("layers: expected one or more, got none")
+    w_ih, w_hh, b_ih, _ = layers[0][0]
+    directions, input_size, units = len(layers[0]), w_ih.shape[1], w_hh.shape[1]
+    for number, layer in enumerate(layers):
+        if len(layer) != directions:
+            raise ValueError(f"layer {number}: expected {directions} directions as in layer 0, got {len(layer)}")
+        wanted = directions * units if number else input_size, units
+        for direction in layer:
+            got = direction.w_ih.shape[1], direction.w_hh.shape[1]
+            if got != wanted:
+                raise ValueError(
+                    f"layer {number}: expected {wanted[0]} inputs and {wanted[1]} units, got {got[0]} and {got[1]}; "
+                    "a GRU has the same number of units in all layers and directions"
+                )
+            if (direction.b_ih is None) != (b_ih is None):
+                raise ValueError(f"layer {number}: expected biases in all layers and directions, or in none")
+            for x in direction:
+                if x is not None and (x.dtype, x.device) != (w_ih.dtype, w_ih.device):
+                    raise ValueError(
+                        f"layer {number}: expected {w_ih.dtype} on {w_ih.device} as in layer 0, "
+                        f"got {x.dtype} on {x.device}"
+                    )
 
 
 def layers_of(gru: nn.RNNBase, to: str) -> list[list[Direction]]:
@@ -76,7 +88,7 @@ def _detached(x: Tensor | None) -> Tensor | None:
 
 
 def tensor(x: Any, name: str, *shape: int | None) -> Tensor:
-    """An array of any library as a tensor; ``None`` in the shape: any size."""
+    """An array of any library as a tensor; ``None`` in the shape: any size; no shape: any."""
     if not isinstance(x, Tensor):
         import numpy  # here, so that the package does without it as torch does
 
@@ -86,6 +98,8 @@ def tensor(x: Any, name: str, *shape: int | None) -> Tensor:
             raise TypeError(f"{name}: expected an array of floats, got {numpy.asarray(x).dtype}") from error
     if not x.is_floating_point():
         raise TypeError(f"{name}: expected an array of floats, got {x.dtype}")
+    if not shape:
+        return x.detach()
     if x.dim() != len(shape) or any(want not in (None, got) for want, got in zip(shape, x.shape, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name}: expected shape ({wanted}{',' if len(shape) == 1 else ''}), got {tuple(x.shape)}")

@@ -99,9 +99,10 @@ def _direction(arrays: Sequence[Any], number: int) -> Direction:
     w_ih = tensor(kernel, f"layer {number}, kernel", None, gates)
     b_ih = b_hh = None
     if biases:
-        if tuple(biases[0].shape) == (gates,):
+        bias = tensor(biases[0], f"layer {number}, bias")
+        if bias.shape == (gates,):
             raise NotImplementedError(RESET_BEFORE.format(f"layer {number}, bias of shape ({gates},)"))
-        b_ih, b_hh = (z_first(b) for b in tensor(biases[0], f"layer {number}, bias", 2, gates))
+        b_ih, b_hh = (z_first(b) for b in tensor(bias, f"layer {number}, bias", 2, gates))
     return Direction(z_first(w_ih.t()), z_first(w_hh.t()), b_ih, b_hh)
 
 

@@ -145,6 +145,8 @@ class OnnxGRU(nn.Module):
     def forward(
         self, X: Tensor, sequence_lens: Tensor | None = None, initial_h: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        if X.dim() != 3:
+            raise ValueError(f"X: expected 3 dimensions, got shape {tuple(X.shape)}")
         if self.layout == 1:
             X, initial_h = X.transpose(0, 1), None if initial_h is None else initial_h.transpose(0, 1)
         steps, batch, _ = X.shape
@@ -167,6 +169,8 @@ class OnnxGRU(nn.Module):
 
 
 def _lengths(sequence_lens: Tensor, steps: int, batch: int) -> Tensor:
+    if sequence_lens.is_floating_point():
+        raise TypeError(f"sequence_lens: expected integers, got {sequence_lens.dtype}")
     lengths = sequence_lens.detach().cpu().long()
     if lengths.shape != (batch,):
         raise ValueError(f"sequence_lens: expected shape ({batch},), got {tuple(lengths.shape)}")
