@@ -3,8 +3,8 @@
     make example NAME=next_word
 
 The word language model of the demo (embedding, one recurrent layer, tied output; truncated backpropagation, clipped
-gradients) learns the movie reviews once with each. A class is all that differs. The plot shows their losses over the
-steps and over the seconds; then both go on with a few prompts.
+gradients) learns the movie reviews once with each. A class is all that differs. The plot shows their losses; then both
+go on with a few prompts.
 """
 
 import argparse

@@ -6,6 +6,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 import torch
@@ -97,8 +98,13 @@ class Timing(NamedTuple):
 
 
 def timed(calls: Mapping[str, Callable[[], object]], seconds: float) -> Timing:
-    """In turns, in one process: a busy machine slows down all alike, so trust the ratios more than the times."""
-    samples = paired(calls, seconds, pause=PAUSE if torch.get_num_threads() > 1 else 0.0)
+    """In turns, in one process: a busy machine slows down all alike, so trust the ratios more than the times.
+
+    With one thread it is the processor's time, which leaves out what other programs take: those would weigh more on a
+    call of 50 ms, which has to share the processor, than on one of 2 ms, which is done before its turn is over.
+    """
+    one = torch.get_num_threads() == 1
+    samples = paired(calls, seconds, pause=0.0 if one else PAUSE, clock=process_time if one else perf_counter)
     *_, last = samples.values()
     return Timing(
         {name: 1e3 * statistics.median(times) for name, times in samples.items()},
