@@ -25,7 +25,8 @@ from examples.shared import SEED, parser_of, progress, run, save, timed, train
 UNITS = 64
 CHUNK = 24  # months
 MAX_NORM = 0.5
-BATCH, STEPS, LAYERS = 8, 100, {"nn.LSTM": nn.LSTM, "nn.GRU": nn.GRU, "gru_fused.GRU": gru_fused.GRU}
+BATCH, STEPS = 8, 100  # of the measured costs
+LAYERS = {"nn.LSTM": nn.LSTM, "nn.GRU": nn.GRU, "gru_fused.GRU": gru_fused.GRU}
 
 
 class Forecaster(nn.Module):

@@ -52,17 +52,21 @@ def load_vectors(path: Path, vocabulary: Vocabulary) -> tuple[Tensor, int]:
     """A vector for each word of the vocabulary, (V, E), all of the same mean length, and how many are from the file."""
     found: dict[int, list[float]] = {}
     with path.open(encoding="utf-8") as file:
+        size = len(file.readline().split()) - 1
+        file.seek(0)
         for number, line in enumerate(file, start=1):
-            word, *numbers = line.rstrip().split(" ")
+            word, *numbers = line.rstrip().rsplit(" ", size)  # from the right: some of GloVe's words have spaces
             if word in vocabulary.index:
                 try:
-                    found[vocabulary.index[word]] = [float(x) for x in numbers]
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number}: not a word and its numbers: {line[:60]!r}") from error
-    sizes = {len(vector) for vector in found.values()}
-    if len(sizes) != 1:
-        raise ValueError(f"{path}: expected vectors of one size for words of the vocabulary, got sizes {sorted(sizes)}")
-    vectors = random_vectors(len(vocabulary), sizes.pop(), vocabulary.index[PAD])
+                    vector = [float(x) for x in numbers]
+                except ValueError:
+                    vector = []
+                if len(vector) != size:
+                    raise ValueError(f"{path}, line {number}: not a word and {size} numbers: {line[:60]!r}")
+                found[vocabulary.index[word]] = vector
+    if len(found) < 2:
+        raise ValueError(f"{path}: expected vectors for words of the reviews, found {len(found)}")
+    vectors = random_vectors(len(vocabulary), size, vocabulary.index[PAD])
     known = torch.tensor(list(found.values()))
     vectors[list(found)] = known * (vectors.std() / known.std())
     return vectors, len(found)

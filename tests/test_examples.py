@@ -190,16 +190,29 @@ def test_replacement_of_a_tutorials_gru(inputs: int, units: int) -> None:
 def test_glove_vectors(tmp_path: Path) -> None:
     vocabulary = Vocabulary([Review(["good", "film", "film"], 1.0)], min_count=1)
     path = tmp_path / "vectors.txt"
-    path.write_text("film 1 2 3\nunseen 4 5 6\ngood -1 0.5 2\n", encoding="utf-8")
+    path.write_text("film 1 2 3\nunseen 4 5 6\nfilm . . 7 8 9\ngood -1 0.5 2\n", encoding="utf-8")
     vectors, known = text_classification.load_vectors(path, vocabulary)
     assert known == 2 and vectors.shape == (len(vocabulary), 3)
     film, good = vectors[vocabulary.index["film"]], vectors[vocabulary.index["good"]]
     torch.testing.assert_close(film / film[0], torch.tensor([1.0, 2.0, 3.0]))
     torch.testing.assert_close(good / film[0], torch.tensor([-1.0, 0.5, 2.0]))
-    for content, text in {"film 1 x\n": "line 1: not a word", "film 1 2\ngood 1\n": r"got sizes \[1, 2\]"}.items():
-        path.write_text(content)
-        with pytest.raises(ValueError, match=text):
-            text_classification.load_vectors(path, vocabulary)
+
+
+BAD_VECTORS = {
+    "no-number": ("film 1 x\ngood 1 2\n", "line 1: not a word and 2 numbers: 'film 1 x"),
+    "too-few": ("film 1 2\ngood 1\n", "line 2: not a word and 2 numbers: 'good 1"),
+    "other-words": ("unseen 1 2\n", "expected vectors for words of the reviews, found 0"),
+    "empty": ("", "expected vectors for words of the reviews, found 0"),
+}
+
+
+@pytest.mark.parametrize("content, text", BAD_VECTORS.values(), ids=BAD_VECTORS)
+def test_vectors_that_will_not_do(content: str, text: str, tmp_path: Path) -> None:
+    vocabulary = Vocabulary([Review(["good", "film"], 1.0)], min_count=1)
+    path = tmp_path / "vectors.txt"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=text):
+        text_classification.load_vectors(path, vocabulary)
 
 
 def test_months_without_a_value(data: dict[str, Path]) -> None:
