@@ -1,6 +1,7 @@
 # Everything runs in a virtual environment that the first command makes: .venv, with a pinned torch.
 #
 #   make demo    trains a classifier and a language model with nn.GRU and with gru_fused.GRU, side by side
+#   make example NAME=bptt   one of examples/*.py; docs/recipes.md says what they show
 #   make test    the tests
 #   make fuzz    the fuzz test at length: make fuzz N=100000
 #   make bench   the benchmarks, paired with nn.GRU and with every peer that is installed
@@ -8,6 +9,7 @@
 #   make gpu-check OUT=dir   on a machine with a GPU: build, tests, sanitizers, benchmarks, in 10 minutes at most
 #                            (in no virtual environment and with no network: with PYTHON and what it has)
 #
+#   make test-peers    installs Flax (JAX is 350 MB) and tests the weights of other libraries with it too
 #   make bench-peers   installs the peers: JAX, ONNX Runtime, OpenVINO
 #
 # Variables: PYTHON (3.10 or newer) makes the environment; TORCH is what pip installs as torch; VENV is the folder.
@@ -22,13 +24,20 @@ PEERS := jax onnx onnxruntime openvino
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test fuzz bench bench-peers gpu-check lint format build clean
+.PHONY: demo example test test-peers fuzz bench bench-peers gpu-check lint format build clean
 
 demo: build
 	$(BIN)/python -m examples.demo $(ARGS)
 
+example: build
+	$(BIN)/python -m examples.$(NAME) $(ARGS)
+
 test: build
 	$(BIN)/python -m pytest $(ARGS)
+
+test-peers: build
+	$(BIN)/python -m pip install --quiet flax
+	$(BIN)/python -m pytest tests/test_weights*.py $(ARGS)
 
 fuzz: build
 	GRU_FUSED_FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_fuzz.py $(ARGS)

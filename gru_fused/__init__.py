@@ -8,10 +8,21 @@ Example:
     (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
 """
 
-from gru_fused import compat, functional, reference
+from gru_fused import compat, functional, reference, weights
 from gru_fused._version import __version__
 from gru_fused.explain import explain
 from gru_fused.modules import GRU, GRUCell
 from gru_fused.swap import convert, revert
 
-__all__ = ["GRU", "GRUCell", "__version__", "compat", "convert", "explain", "functional", "reference", "revert"]
+__all__ = [
+    "GRU",
+    "GRUCell",
+    "__version__",
+    "compat",
+    "convert",
+    "explain",
+    "functional",
+    "reference",
+    "revert",
+    "weights",
+]

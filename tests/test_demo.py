@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from reviews import write_reviews
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,16 +23,8 @@ def demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def reviews(tmp_path: Path) -> Path:
-    """A file in the form of the movie reviews."""
-    generator = random.Random(0)
-    words = {1: ["fine", "warm", "lovely", "witty"], -1: ["dull", "flat", "tired", "loud"]}
-    lines = []
-    for number in range(240):
-        sign = generator.choice([1, -1])
-        sentence = " ".join(generator.choice([*words[sign], "film", "the", "a", "story"]) for _ in range(9))
-        lines.append(f"{number}\t{sign * generator.uniform(1, 4):.2f}\t{sentence} .")
     path = tmp_path / "reviews.txt"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_reviews(path)
     return path
 
 

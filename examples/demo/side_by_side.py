@@ -7,7 +7,7 @@ whatever else the machine does slows down both alike.
 import copy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -111,20 +111,22 @@ def evaluate(metric: Callable[[nn.Module], float], model: nn.Module) -> float:
     return score
 
 
-def train(task: Task) -> list[Contender]:
-    """Both contenders, trained, each with the weights of its best epoch."""
+def train(task: Task, classes: Mapping[str, Callable[..., nn.Module]] = GRU_CLASSES) -> list[Contender]:
+    """All contenders, trained, each with the weights of its best epoch.
+
+    They are made with the same seed, so that GRUs of any class, which draw alike, start from the same weights.
+    """
     settings = task.settings
     first_epoch = task.batches(0)
     steps = settings.epochs * len(first_epoch)
     models = []
-    for gru_class in GRU_CLASSES.values():
+    for gru_class in classes.values():
         torch.manual_seed(settings.seed)
         models.append(task.model(gru_class))
-        models[-1].load_state_dict(models[0].state_dict())
 
     for model in models:  # One step on a copy, so that the first timed steps do not pay for a cold start.
         Contender("warm-up", copy.deepcopy(model), task, steps).step(first_epoch[0])
-    contenders = [Contender(name, model, task, steps) for name, model in zip(GRU_CLASSES, models, strict=True)]
+    contenders = [Contender(name, model, task, steps) for name, model in zip(classes, models, strict=True)]
 
     refresh = 0.2 if sys.stderr.isatty() else 20.0  # seconds; a log file gets a line now and then
     with tqdm(total=steps, desc=task.title, unit="step", mininterval=refresh, maxinterval=refresh) as bar:
