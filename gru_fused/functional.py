@@ -16,6 +16,8 @@ from gru_fused import _autograd, _ops
 
 __all__ = ["gru", "gru_cell"]
 
+_is_exporting = torch.compiler.is_exporting
+
 
 def gru(
     input: Tensor,
@@ -181,7 +183,7 @@ def _layers(
 def _needs_grad(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> bool:
     if _autograd.transformed():
         return True
-    if not torch.is_grad_enabled() or torch.compiler.is_exporting():  # an exported program is for inference
+    if not torch.is_grad_enabled() or _is_exporting():  # an exported program is for inference
         return False
     if x.requires_grad or hx.requires_grad:
         return True

@@ -39,7 +39,8 @@ struct TangentStep {
     }
   }
 
-  inline __attribute__((always_inline)) void operator()(int64_t row, int64_t panel, const Vec<T> (&sums)[3]) const {
+  // Not inline: there would be a copy for every number of rows and panels, and memory is what it waits for.
+  __attribute__((noinline)) void operator()(int64_t row, int64_t panel, const Vec<T> (&sums)[3]) const {
     const int64_t hidden = shape.hidden, unit = panel * lanes;
     const int count = valid_lanes<T>(unit, hidden);
     const auto gate = [&](const Rows<const void>& of, int64_t g) __attribute__((always_inline)) {
