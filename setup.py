@@ -53,7 +53,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     CPU_SOURCES["cpu/isa_avx512.cpp"] = avx512
     CPU_SOURCES["cpu/isa_avx512_bf16.cpp"] = [*avx512, "-mavx512bf16"]
 OPS_SOURCES = ["ops/schema.cpp", "ops/layer.cpp", "ops/tangent.cpp", "ops/cpu.cpp", "ops/explain.cpp", "ops/module.cpp"]
-CUDA_OPS_SOURCE = "ops/cuda.cpp"  # the CUDA half's, compiled as C++
+CUDA_OPS_SOURCES = ["ops/cuda.cpp", "ops/cuda_tangent.cpp"]  # the CUDA half's, compiled as C++
 
 
 def torch_paths() -> tuple[list[str], str]:
@@ -145,7 +145,8 @@ class NinjaBuild(build_ext):
             if cuda:  # C++, but nvcc knows where the toolkit's headers are
                 host = ["-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
                 definitions = [TORCH_TARGET, PYTHON_LIMITED, "-DUSE_CUDA"]
-                compile("cuda", CSRC / CUDA_OPS_SOURCE, [*host, *definitions, *include_flags])
+                for name in CUDA_OPS_SOURCES:
+                    compile("cuda", CSRC / name, [*host, *definitions, *include_flags])
 
             libraries = [f"-L{shlex.quote(torch_lib)}", "-ltorch_cpu", "-ltorch", "-lc10"]
             libraries += ["-undefined dynamic_lookup"] if mac else []

@@ -47,6 +47,32 @@ struct StepBackward {
   Rows<void> grads;              // [rows, 4H] as in GateGrads
 };
 
+// The sweeps of the second order have steps only. "_t" is the tangent of what stands before it.
+struct StepTangent {
+  DType dtype;
+  int64_t rows, hidden;
+  Rows<const void> given_t;   // [rows, 4H], see TangentDirection
+  Rows<const void> products;  // [rows, 3H]: h_t W_hh^T
+  Rows<const void> gates;     // [rows, 4H]
+  Rows<const void> previous;  // [rows, H]: the states before
+  void* state;                // [rows, H] in float32 (float64 for float64): h_t before, and then after
+  Rows<void> operand;         // [rows, H] or null: h_t after, in the arrays' dtype
+  Rows<void> output_t;        // [rows, H]
+  Rows<void> gates_t;         // [rows, 4H]
+};
+
+// Of each pair the first is a value and the second its tangent; of the products the third is a part of the tangent.
+struct StepTangentBackward {
+  DType dtype;
+  int64_t rows, hidden, alive, multiplied;  // as in StepBackward
+  Rows<const void> grad_output[2];          // [rows, H] or null
+  Rows<const void> products[3];             // [rows, H]: d_gh W_hh, d_gh_t W_hh, and d_gh W_hh_t or null
+  Rows<const void> previous[2];             // [rows, H]
+  Rows<const void> gates[2];                // [rows, 4H]
+  void* state[2];                           // [rows, H] as above: dL/dh
+  Rows<void> grads[2];                      // [rows, 4H] as in GateGrads
+};
+
 // The states before every step of one direction, side by side: [T, B, H], or packed rows.
 struct PreviousStates {
   Shape shape;  // its batch_sizes and offsets are of the device
@@ -58,6 +84,8 @@ struct PreviousStates {
 // All return an empty text, or what went wrong: the kernel, the shape and CUDA's words.
 std::string run_step(const StepForward& step, cudaStream_t stream);
 std::string run_step(const StepBackward& step, cudaStream_t stream);
+std::string run_step(const StepTangent& step, cudaStream_t stream);
+std::string run_step(const StepTangentBackward& step, cudaStream_t stream);
 std::string run_previous(const PreviousStates& call, cudaStream_t stream);
 
 std::string current_device(Device& device);

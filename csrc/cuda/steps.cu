@@ -1,24 +1,8 @@
 // Kernels without a loop over time: the gates of one step (or of many rows at once), and the states before each step.
-#include "kernels.h"
-#include "scalar.cuh"
+#include "steps.cuh"
 
 namespace gru_fused::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-
-template <class S>
-struct ArithmeticOf {
-  using Scalar = S;
-  using Value = std::conditional_t<std::is_same_v<S, double>, double, float>;
-  using Math = std::conditional_t<sizeof(S) == 2, FastMath, ExactMath<Value>>;
-};
-
-template <class Scalar, class Void>
-__device__ __forceinline__ auto* at(const Rows<Void>& rows, int64_t row, int64_t column) {
-  using Number = std::conditional_t<std::is_const_v<Void>, const Scalar, Scalar>;
-  return static_cast<Number*>(rows.data) + row * rows.row + column;
-}
 
 template <class Types>
 __global__ void __launch_bounds__(kThreads) step_forward(const __grid_constant__ StepForward call) {
@@ -94,25 +78,6 @@ __global__ void __launch_bounds__(kThreads) previous_states(const __grid_constan
                                : *at<Scalar>(call.hx, row, unit);
   }
 }
-
-std::string status_text(const char* kernel, cudaError_t status, int64_t rows, int64_t hidden) {
-  if (status == cudaSuccess) return {};
-  return std::string(kernel) + ", " + std::to_string(rows) + " rows of H=" + std::to_string(hidden) + ": " +
-         cudaGetErrorString(status);
-}
-
-template <class Call>
-std::string launch(const char* name, void (*const (&by_dtype)[4])(Call), DType dtype, const Call& call, int64_t blocks,
-                   int64_t rows, int64_t hidden, cudaStream_t stream) {
-  if (blocks == 0) return {};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned(blocks));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  return status_text(name, cudaLaunchKernelEx(&config, by_dtype[int(dtype)], call), rows, hidden);
-}
-
-int64_t blocks_of(int64_t rows, int64_t hidden) { return (rows * hidden + kThreads - 1) / kThreads; }
 
 }  // namespace
 
