@@ -50,7 +50,7 @@ GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic) {
     case Arithmetic::f64:
       return {4, 4, 8, 8, 2, 5};
     case Arithmetic::tf32:
-      return {8, 8, 4, 4, 4, 11};
+      return {8, 8, 4, 4, 4, 10};
     case Arithmetic::bf16:
     case Arithmetic::f16:
       break;

@@ -57,7 +57,10 @@ def readable(symbol: str) -> str:
         form = next(name for mangled, name in FORMS.items() if mangled in symbol)
         exchange = next(name for name in EXCHANGES if f"{name}Exchange" in symbol)
         return f"{loop[1]} {form} {exchange}"
-    step = re.search(r"(step_forward|step_backward|previous_states)INS\w*?ArithmeticOfI(\w+?)E", symbol)
+    step = re.search(
+        r"\d(step_forward|step_backward|step_tangent_backward|step_tangent|previous_states)INS\w*?ArithmeticOfI(\w+?)E",
+        symbol,
+    )
     scalar = {"f": "f32", "d": "f64", "13__nv_bfloat16": "bf16", "6__half": "f16"}[step[2]]
     return f"{step[1]} {scalar}"
 
