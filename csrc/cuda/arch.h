@@ -28,12 +28,9 @@ constexpr bool kHasClusters = false;
 constexpr bool kHasClusters = true;
 #endif
 
-// A fault must be an error and not a hang: a wait gives up after so many polls, seconds, far beyond any real wait.
-constexpr uint32_t kMaxPolls = 1u << 26;
-
-__device__ __forceinline__ void give_up_after(uint32_t polls) {
-  if (polls > kMaxPolls) __trap();
-}
+// A fault must be an error and not a hang: a wait gives up after so many polls of memory, or tries at a barrier, each
+// of which the hardware may draw out. That is seconds, far beyond any real wait.
+constexpr uint32_t kMaxPolls = 1u << 25, kMaxTries = 1u << 22;
 
 // ---- Tensor cores: D (16x8, float) += A (16x16 or 16x8, by rows) B (16x8 or 8x8, by columns); lane = 4 g + t.
 // A word of a fragment holds two 16-bit numbers of neighbouring columns, or one TF32 number.
@@ -183,7 +180,8 @@ __device__ __forceinline__ bool mbarrier_try_wait(uint64_t* barrier, uint32_t pa
 }
 
 __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
-  for (uint32_t polls = 0; !mbarrier_try_wait(barrier, parity); ++polls) give_up_after(polls);
+  for (uint32_t tries = 0; !mbarrier_try_wait(barrier, parity); ++tries)
+    if (tries > kMaxTries) __trap();
 }
 
 // Stores a word where `mine` is in this CTA's shared memory, but in that of CTA `rank` of the cluster, and counts it
@@ -252,7 +250,7 @@ __device__ __forceinline__ void poll_again(uint32_t polls) {
 #ifdef GRU_FUSED_EMULATED
   emulator::yield("a poll of global memory");
 #endif
-  give_up_after(polls);
+  if (polls > kMaxPolls) __trap();
 }
 
 }  // namespace gru_fused::cuda::arch
