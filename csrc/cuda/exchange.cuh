@@ -82,7 +82,9 @@ class ClusterExchange {
   }
   __device__ __forceinline__ void start() const { arch::cluster_sync(); }  // every barrier of the cluster is made
   __device__ __forceinline__ const uint32_t* wait(int64_t step) const {
-    if (step > 0) arch::mbarrier_wait(barriers_ + step % 2, uint32_t((step - 1) / 2 % 2));
+    // A warp without a group sends nothing that the others would wait for, so that it must not look: it could be late
+    // by a whole turn of the barrier, and wait for ever. It reads no operand either.
+    if (step > 0 && place_.live) arch::mbarrier_wait(barriers_ + step % 2, uint32_t((step - 1) / 2 % 2));
     // The other barrier's last phase is over: everybody's words of step - 1 have come.
     if (place_.thread == 0 && step + 1 < operands_)
       arch::mbarrier_expect(barriers_ + (step + 1) % 2, uint32_t(place_.valid_rows * place_.layout.operand_words * 4));

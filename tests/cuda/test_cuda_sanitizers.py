@@ -1,0 +1,46 @@
+"""The CUDA kernels touch no memory but their own, race with nothing and are right, emulated, under the sanitizers.
+
+tests/cuda/kernels_check.cu runs every loop, in small cuts of every kind, and the kernels of single steps. Each planted
+bug of bugs.py is noticed by the same program.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+from bugs import BUGS, CHECK, EXCHANGES, FORMS, Bug, found, planted, runs
+from emulator.build import CSRC, build_program, run_program
+
+SOURCES = [*sorted((CSRC / "cuda").glob("*.cu")), CSRC / "cuda" / "plan.cpp", CHECK]
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the sanitizers know fibers on x86-64")
+
+
+@pytest.fixture(scope="session", params=["address", "thread"])
+def program(request: pytest.FixtureRequest) -> Path:
+    return build_program("cuda_kernels_check", SOURCES, sanitizer=request.param, optimize="-O0")
+
+
+@pytest.mark.parametrize("exchange", [*EXCHANGES, "steps"])
+@pytest.mark.parametrize("arithmetic", FORMS)
+def test_kernels_are_right_and_clean(arithmetic: str, exchange: str, program: Path) -> None:
+    for order, size in (("fifo", "all"), ("random", "small")):
+        result = run_program(program, arithmetic, exchange, "both", order, 1, size)
+        assert result.returncode == 0 and not result.stderr, result.stdout + result.stderr[:8000]
+        assert ", 0 wrong" in result.stdout and not result.stdout.startswith("0 "), result.stdout
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=str)
+def test_a_planted_bug_is_noticed(bug: Bug) -> None:
+    shown = []
+    for run in runs(bug, planted(bug)):
+        shown.append(run.stdout + run.stderr[:2000])
+        if found(bug, run):
+            return
+    pytest.fail(f"{bug} was not noticed:\n" + "\n".join(shown))
+
+
+def test_names_of_bugs_differ() -> None:
+    assert len({bug.name for bug in BUGS}) == len(BUGS)
