@@ -148,7 +148,7 @@ def test_a_wait_for_a_silent_peer_ends(bug: Bug) -> None:
 @pytest.mark.parametrize("bug", [SILENT[0], SILENT[2], SILENT[4]], ids=str)
 def test_a_kernel_gives_up_by_itself(bug: Bug) -> None:
     """With few polls allowed, the kernel traps before the emulator sees that nothing moves."""
-    few = ("arch.h", "constexpr uint32_t kMaxPolls = 1u << 26;", "constexpr uint32_t kMaxPolls = 50;")
+    few = ("arch.h", "kMaxPolls = 1u << 25, kMaxTries = 1u << 22;", "kMaxPolls = 50, kMaxTries = 50;")
     gives_up = Bug(**{**vars(bug), "name": f"{bug.name}-gives-up", "text": "__trap"})
     run = next(iter(runs(gives_up, planted(gives_up, few))))
     assert found(gives_up, run), run.stdout + run.stderr
