@@ -37,7 +37,8 @@ class Bug:
     new: str
     exchange: str
     way: str  # forward or backward
-    # numbers: wrong results; report: the emulator ends the launch, with `text`; address, thread: the sanitizers
+    # numbers: wrong results; report: the emulator ends the launch, with `text`;
+    # any: one of both; address, thread: the sanitizers
     detector: str
     arithmetic: str = "f32"
     text: str = ""
@@ -265,7 +266,16 @@ BUGS = [
         text="a poll of global memory",
     ),
     Bug(
-        "the-exchanges-memory-is-not-cleared",
+        "the-memory-of-packets-is-not-cleared",
+        "run.cu",
+        "if (const int64_t bytes = workspace_bytes(plan))",
+        "if (const int64_t bytes = 0 * workspace_bytes(plan))",
+        "packets",
+        "backward",
+        "numbers",
+    ),
+    Bug(
+        "the-memory-of-flags-is-not-cleared",
         "run.cu",
         "if (const int64_t bytes = workspace_bytes(plan))",
         "if (const int64_t bytes = 0 * workspace_bytes(plan))",
