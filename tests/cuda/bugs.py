@@ -177,8 +177,8 @@ BUGS = [
     Bug(
         "a-warp-without-a-group-reads",
         "team.cuh",
-        "for (int tile = 0; live && tile < cut.tiles; ++tile)",
-        "for (int tile = 0; tile < cut.tiles; ++tile)",
+        "const int tiles = live ? cut.tiles : 0;",
+        "const int tiles = cut.tiles;",
         "cluster",
         "backward",
         "thread",
