@@ -160,7 +160,8 @@ struct Place {
   __device__ __forceinline__ void step(const HeldWeights<kHeld>& weights, const uint32_t* operand, int parity,
                                        bool barrier, const Finish& finish) const {
     Value outputs[kOutputs][kElements];
-    for (int tile = 0; live && tile < cut.tiles; ++tile) {
+    const int tiles = live ? cut.tiles : 0;
+    for (int tile = 0; tile < tiles; ++tile) {
       multiply(weights, operand, tile, outputs);
       if (cut.splits == 1) {
         __syncwarp();  // a lane whose rows are not there sends nothing that would show that it has read its operand
@@ -170,8 +171,8 @@ struct Place {
       }
     }
     if (cut.splits > 1 || barrier) __syncthreads();
-    if (cut.splits == 1 || !live) return;
-    for (int tile = split; tile < cut.tiles; tile += cut.splits) {
+    if (cut.splits == 1) return;
+    for (int tile = split; tile < tiles; tile += cut.splits) {
       collect(parity, tile, outputs);
       finish(tile, outputs);
     }

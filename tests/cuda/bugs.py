@@ -37,7 +37,8 @@ class Bug:
     new: str
     exchange: str
     way: str  # forward or backward
-    # numbers: wrong results; report: the emulator ends the launch, with `text`; address, thread: the sanitizers
+    # numbers: wrong results; report: the emulator ends the launch, with `text`;
+    # any: one of both; address, thread: the sanitizers
     detector: str
     arithmetic: str = "f32"
     text: str = ""
@@ -176,8 +177,8 @@ BUGS = [
     Bug(
         "a-warp-without-a-group-reads",
         "team.cuh",
-        "for (int tile = 0; live && tile < cut.tiles; ++tile)",
-        "for (int tile = 0; tile < cut.tiles; ++tile)",
+        "const int tiles = live ? cut.tiles : 0;",
+        "const int tiles = cut.tiles;",
         "cluster",
         "backward",
         "thread",
@@ -265,7 +266,16 @@ BUGS = [
         text="a poll of global memory",
     ),
     Bug(
-        "the-exchanges-memory-is-not-cleared",
+        "the-memory-of-packets-is-not-cleared",
+        "run.cu",
+        "if (const int64_t bytes = workspace_bytes(plan))",
+        "if (const int64_t bytes = 0 * workspace_bytes(plan))",
+        "packets",
+        "backward",
+        "numbers",
+    ),
+    Bug(
+        "the-memory-of-flags-is-not-cleared",
         "run.cu",
         "if (const int64_t bytes = workspace_bytes(plan))",
         "if (const int64_t bytes = 0 * workspace_bytes(plan))",

@@ -189,7 +189,8 @@ std::string plan_of(const Case& c, const Problem& problem, Exchange exchange, Pl
 
 template <class AnyLoop>
 std::string launch(const Plan& plan, const AnyLoop& loop) {
-  std::vector<uint64_t> workspace((size_t(workspace_bytes(plan)) + 7) / 8, 0xffffffffffffffffu);
+  // As another launch may have left it: packets of step 1, and a counter that is far ahead.
+  std::vector<uint64_t> workspace(size_t(workspace_bytes(plan)) / 8, uint64_t(1) << 32 | 0x7fc00000u);
   std::string problem = run_loop(plan, loop, workspace.data(), nullptr);
   if (!problem.empty()) problem += " (" + emulator::last_error() + ")";
   return problem;

@@ -19,14 +19,22 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the sani
 
 
 @pytest.fixture(scope="session", params=["address", "thread"])
-def program(request: pytest.FixtureRequest) -> Path:
-    return build_program("cuda_kernels_check", SOURCES, sanitizer=request.param, optimize="-O0")
+def sanitizer(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def program(sanitizer: str) -> Path:
+    return build_program("cuda_kernels_check", SOURCES, sanitizer=sanitizer, optimize="-O0")
 
 
 @pytest.mark.parametrize("exchange", [*EXCHANGES, "steps"])
 @pytest.mark.parametrize("arithmetic", FORMS)
-def test_kernels_are_right_and_clean(arithmetic: str, exchange: str, program: Path) -> None:
-    for order, size in (("fifo", "all"), ("random", "small")):
+def test_kernels_are_right_and_clean(arithmetic: str, exchange: str, program: Path, sanitizer: str) -> None:
+    sizes = [("fifo", "all"), ("random", "small")]
+    if sanitizer == "thread":  # it is slow, and sees a race under any order; three forms differ in little but a type
+        sizes = [("fifo", "small" if arithmetic in ("tf32", "f16") else "all")]
+    for order, size in sizes:
         result = run_program(program, arithmetic, exchange, "both", order, 1, size)
         assert result.returncode == 0 and not result.stderr, result.stdout + result.stderr[:8000]
         assert ", 0 wrong" in result.stdout and not result.stdout.startswith("0 "), result.stdout
