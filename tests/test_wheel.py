@@ -57,7 +57,7 @@ def test_one_wheel_for_every_python(wheel: Path) -> None:
     assert wheel.name.startswith(f"gru_fused-{gru_fused.__version__}-cp310-abi3-")
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    modules = {f"gru_fused/{path.name}" for path in (ROOT / "gru_fused").glob("*.py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "gru_fused").rglob("*.py")}
     assert names == {*modules, "gru_fused/_C.abi3.so"}
 
 

@@ -50,7 +50,10 @@ def cuda() -> torch.device:
 @pytest.fixture(autouse=True)
 def strict_float32() -> Iterator[None]:
     """TF32 is off, unless a test asks for it."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    now = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    with cudnn.flags(**now, allow_tf32=False):  # torch's own test tools forbid setting the flags without it
+        yield
+    matmul.allow_tf32 = before
