@@ -97,6 +97,14 @@ def test_a_long_sequence(regime: str) -> None:
     assert_equal_to_rounding(run(ours, *given, cotangents), truth, eps=1e-11)
 
 
+def test_more_steps_than_16_bits_count() -> None:
+    rnn = gru_fused.GRU(1, 1)
+    x = torch.randn(70_000, 1, 1)
+    with torch.no_grad():
+        for mine, theirs in zip(rnn(x), twin(rnn, nn.GRU)(x), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize("capability", [80, 90, 100, 120])
 def test_every_kind_of_device(capability: int, emulated: EmulatedOps) -> None:
     emulated.device(capability)
