@@ -95,7 +95,7 @@ def nvcc() -> str | None:
 
 def nvcc_flags() -> list[str]:
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0 9.0a 10.0 12.0+PTX").replace(";", " ").split()
-    flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-lineinfo", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+    flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
     for arch in archs:
         number = arch.removesuffix("+PTX").replace(".", "")
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")

@@ -177,25 +177,21 @@ class FlagExchange {
   static constexpr bool kNeedsClusters = false, kBarrierAfterProducts = true;
 
   __device__ __forceinline__ FlagExchange(const Place<Form, kBackward>& place, void* memory, int64_t)
-      : place_(place), words_(place.layout.operand_words) {
-    const int64_t rows = int64_t(place.cut.tiles) * Form::kTraits.rows;
-    char* const mine = static_cast<char*>(memory) + place.team * exchange_bytes(kExchange, rows, words_);
-    words_of_step_ = reinterpret_cast<uint32_t*>(mine);
-    next_ = rows * words_;
-    counter_ = words_of_step_ + 2 * next_;
-  }
+      : place_(place),
+        memory_(reinterpret_cast<uint32_t*>(
+            static_cast<char*>(memory) + place.team * exchange_bytes(kExchange, rows(), place.layout.operand_words))) {}
   __device__ __forceinline__ void start() const { __syncthreads(); }
   __device__ __forceinline__ const uint32_t* wait(int64_t step) const {
     uint32_t* const operand = place_.operand(0);
     if (step == 0) return operand;
     if (place_.thread == 0) {
       const auto expected = uint32_t(step) * uint32_t(place_.cut.ctas);
-      for (uint32_t polls = 0; int32_t(arch::load_acquire(counter_) - expected) < 0; ++polls) arch::poll_again(polls);
+      for (uint32_t polls = 0; int32_t(arch::load_acquire(counter()) - expected) < 0; ++polls) arch::poll_again(polls);
     }
     __syncthreads();
-    const uint32_t* const from = words_of_step_ + step % 2 * next_;
-    const int all = place_.valid_rows * words_;
-    WordWalk to(place_.thread, words_);
+    const uint32_t* const from = of_step(step);
+    const int all = place_.valid_rows * place_.layout.operand_words;
+    WordWalk to(place_.thread, place_.layout.operand_words);
     for (int index = place_.thread; index < all; index += place_.threads) {
       operand[to.row * place_.layout.row_words + to.word] = arch::load_word(from + index);
       to.advance(place_.threads);
@@ -204,19 +200,24 @@ class FlagExchange {
     return operand;
   }
   __device__ __forceinline__ void send(int64_t step, int row, int word, uint32_t bits) const {
-    arch::store_word(words_of_step_ + step % 2 * next_ + int64_t(row) * words_ + word, bits);
+    arch::store_word(of_step(step) + int64_t(row) * place_.layout.operand_words + word, bits);
   }
   __device__ __forceinline__ void sent(int64_t) const {
     __syncthreads();
-    if (place_.thread == 0) arch::add_release(counter_);
+    if (place_.thread == 0) arch::add_release(counter());
   }
   __device__ __forceinline__ void end() const {}
 
  private:
+  // Derived when they are wanted: a thread has few registers to spare.
+  __device__ __forceinline__ int64_t rows() const { return int64_t(place_.cut.tiles) * Form::kTraits.rows; }
+  __device__ __forceinline__ uint32_t* of_step(int64_t step) const {
+    return memory_ + step % 2 * rows() * place_.layout.operand_words;
+  }
+  __device__ __forceinline__ uint32_t* counter() const { return memory_ + 2 * rows() * place_.layout.operand_words; }
+
   const Place<Form, kBackward>& place_;
-  const int words_;
-  uint32_t *words_of_step_, *counter_;
-  int64_t next_;
+  uint32_t* const memory_;
 };
 
 }  // namespace gru_fused::cuda

@@ -46,7 +46,7 @@ struct Traits {
 GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic) {
   switch (arithmetic) {
     case Arithmetic::f32:
-      return {8, 4, 4, 4, 2, 6};
+      return {8, 4, 4, 4, 2, 4};
     case Arithmetic::f64:
       return {4, 4, 8, 8, 2, 5};
     case Arithmetic::tf32:
@@ -55,7 +55,7 @@ GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic) {
     case Arithmetic::f16:
       break;
   }
-  return {16, 8, 2, 4, 4, 11};
+  return {16, 8, 2, 4, 4, 10};
 }
 
 struct Device {
