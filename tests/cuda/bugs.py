@@ -240,8 +240,8 @@ BUGS = [
     Bug(
         "the-counter-is-added-to-before-all-have-stored",
         "exchange.cuh",
-        "    __syncthreads();\n    if (place_.thread == 0) arch::add_release(counter_);\n",
-        "    if (place_.thread == 0) arch::add_release(counter_);\n",
+        "    __syncthreads();\n    if (place_.thread == 0) arch::add_release(counter());\n",
+        "    if (place_.thread == 0) arch::add_release(counter());\n",
         "flags",
         "forward",
         "thread",

@@ -130,8 +130,8 @@ SILENT.append(
     Bug(
         "a-silent-peer-flags",
         "exchange.cuh",
-        "    if (place_.thread == 0) arch::add_release(counter_);\n",
-        "    if (place_.thread == 0 && place_.rank != 1) arch::add_release(counter_);\n",
+        "    if (place_.thread == 0) arch::add_release(counter());\n",
+        "    if (place_.thread == 0 && place_.rank != 1) arch::add_release(counter());\n",
         "flags",
         "forward",
         "report",
