@@ -52,7 +52,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mprefer-vector-width=512"]
     CPU_SOURCES["cpu/isa_avx512.cpp"] = avx512
     CPU_SOURCES["cpu/isa_avx512_bf16.cpp"] = [*avx512, "-mavx512bf16"]
-OPS_SOURCES = ["ops/schema.cpp", "ops/layer.cpp", "ops/tangent.cpp", "ops/cpu.cpp", "ops/explain.cpp", "ops/module.cpp"]
+OPS_SOURCES = [f"ops/{name}.cpp" for name in ("schema", "layer", "tangent", "variant", "cpu", "explain", "module")]
 CUDA_OPS_SOURCES = ["ops/cuda.cpp", "ops/cuda_tangent.cpp"]  # the CUDA half's, compiled as C++
 
 

@@ -37,6 +37,7 @@ struct Shape {
   DType dtype = DType::f32;
   int64_t steps = 0, batch = 0, inputs = 0, hidden = 0;
   int directions = 1;
+  bool reversed = false;  // the only direction goes backwards in time
   // Packed batches: how many rows are alive at each step (not increasing) and where its rows begin, in rows.
   // Both [T], or both null; then `step` of every Rows is not used.
   const int64_t* batch_sizes = nullptr;
@@ -50,8 +51,10 @@ struct Shape {
     return end > first ? end - first : 0;
   }
 
+  GRU_FUSED_HD bool backwards(int direction) const { return reversed || direction == 1; }
+
   // The s-th step that a direction takes.
-  GRU_FUSED_HD int64_t time_of(int64_t s, int direction) const { return direction == 0 ? s : steps - 1 - s; }
+  GRU_FUSED_HD int64_t time_of(int64_t s, int direction) const { return backwards(direction) ? steps - 1 - s : s; }
 
   template <class Void>
   GRU_FUSED_HD int64_t step_offset(const Rows<Void>& rows, int64_t t) const {

@@ -24,6 +24,8 @@ backward = torch.ops.gru_fused.gru_backward.default
 cell = torch.ops.gru_fused.gru_cell.default
 cell_train = torch.ops.gru_fused.gru_cell_train.default
 cell_backward = torch.ops.gru_fused.gru_cell_backward.default
+variant = torch.ops.gru_fused.gru_variant.default
+variant_backward = torch.ops.gru_fused.gru_variant_backward.default
 tangent = torch.ops.gru_fused.gru_tangent.default
 tangent_backward = torch.ops.gru_fused.gru_tangent_backward.default
 
@@ -168,6 +170,78 @@ def _(
     tf32: bool = False,
 ) -> list[Tensor]:
     return _fake_grads(x, hx, weights, need_x, need_weights)
+
+
+@torch.library.register_fake("gru_fused::gru_variant")
+def _(
+    x: Tensor,
+    hx: Tensor,
+    weights: list[Tensor],
+    bias: bool,
+    batch_sizes: Tensor | None,
+    recurrence: int,
+    gate: int,
+    candidate: int,
+    epsilon: float,
+    reverse: bool,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
+    update: Tensor | None,
+    dropout: Tensor | None,
+    save: bool,
+    tf32: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    norm = recurrence >= 2
+    if not norm:
+        _check(x, hx, weights, bias)
+    directions, batch, hidden = hx.shape
+    rows = math.prod(x.shape[:-1])
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    return (
+        x.new_empty(*x.shape[:-1], directions * hidden),
+        x.new_empty(directions, batch, hidden),
+        x.new_empty(directions, rows, 4 * hidden) if save else x.new_empty(0),
+        x.new_empty(directions, rows, 3 * hidden) if save and norm else x.new_empty(0),
+        x.new_empty(directions, rows, 1, dtype=wide) if save and norm else x.new_empty(0),
+    )
+
+
+@torch.library.register_fake("gru_fused::gru_variant_backward")
+def _(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    x: Tensor,
+    hx: Tensor,
+    output: Tensor,
+    gates: Tensor,
+    normal: Tensor,
+    scale: Tensor,
+    weights: list[Tensor],
+    bias: bool,
+    batch_sizes: Tensor | None,
+    recurrence: int,
+    gate: int,
+    candidate: int,
+    epsilon: float,
+    reverse: bool,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
+    update: Tensor | None,
+    dropout: Tensor | None,
+    need_x: bool,
+    need_weights: bool,
+    need_update: bool,
+    need_reset_state: bool,
+    tf32: bool = False,
+) -> list[Tensor]:
+    grads = _fake_grads(x, hx, weights, need_x, need_weights)
+    if need_update:
+        grads.append(x.new_empty(hx.shape[0], math.prod(x.shape[:-1]), hx.shape[2]))
+    if need_reset_state:
+        grads.append(hx.new_empty(hx.shape))
+    return grads
 
 
 @torch.library.register_fake("gru_fused::gru_tangent")

@@ -75,8 +75,8 @@ void tangent_backward(const TangentBackwardParams& params, void* scratch, const 
 }
 
 constexpr cpu::Kernels kernels_named(const char* name) {
-  return {name,    forward_scratch, backward_scratch, forward, backward, tangent_scratch, tangent_backward_scratch,
-          tangent, tangent_backward};
+  return {name,    forward_scratch, backward_scratch, forward, backward, nullptr, nullptr, nullptr, nullptr,
+          tangent_scratch, tangent_backward_scratch, tangent, tangent_backward};
 }
 
 }  // namespace

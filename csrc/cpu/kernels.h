@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../gru_params.h"
+#include "../variant_params.h"
 
 namespace gru_fused::cpu {
 
@@ -23,6 +23,11 @@ struct Kernels {
   size_t (*backward_scratch)(const BackwardParams&, int64_t threads);
   void (*forward)(const ForwardParams&, void* scratch, const Parallel&);
   void (*backward)(const BackwardParams&, void* scratch, const Parallel&);
+  // Variants of the cell.
+  size_t (*variant_forward_scratch)(const VariantForwardParams&, int64_t threads);
+  size_t (*variant_backward_scratch)(const VariantBackwardParams&, int64_t threads);
+  void (*variant_forward)(const VariantForwardParams&, void* scratch, const Parallel&);
+  void (*variant_backward)(const VariantBackwardParams&, void* scratch, const Parallel&);
   // The second order.
   size_t (*tangent_scratch)(const TangentParams&, int64_t threads);
   size_t (*tangent_backward_scratch)(const TangentBackwardParams&, int64_t threads);

@@ -10,6 +10,7 @@
 #include "../cpu/kernels.h"
 #include "entry.h"
 #include "tangent.h"
+#include "variant_entry.h"
 
 namespace gru_fused::ops {
 namespace {
@@ -122,12 +123,19 @@ struct Cpu {
   static void backward(const BackwardCall& call, const Tensor&, const Weights&, bool) {
     launch(call, kernels().backward_scratch, kernels().backward);
   }
+  static void variant_forward(const VariantForwardCall& call, const Tensor&, const VariantWeights&, bool) {
+    launch(call, kernels().variant_forward_scratch, kernels().variant_forward);
+  }
+  static void variant_backward(const VariantBackwardCall& call, const Tensor&, const VariantWeights&, bool) {
+    launch(call, kernels().variant_backward_scratch, kernels().variant_backward);
+  }
 };
 
 }  // namespace gru_fused::ops
 
 STABLE_TORCH_LIBRARY_IMPL(gru_fused, CPU, m) {
   GRU_FUSED_REGISTER(m, gru_fused::ops::Cpu);
+  GRU_FUSED_REGISTER_VARIANT(m, gru_fused::ops::Cpu);
   m.impl("gru_tangent", TORCH_BOX(&gru_fused::ops::gru_tangent));
   m.impl("gru_tangent_backward", TORCH_BOX(&gru_fused::ops::gru_tangent_backward));
 }

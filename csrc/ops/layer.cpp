@@ -45,7 +45,7 @@ Layer::Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const Op
   read_steps("x", x);
 }
 
-Layer::Layer(const Tensor& output, const Tensor& hx, const OptionalTensor& batch_sizes)
+Layer::Layer(const char* name, const Tensor& rows, int64_t blocks, const Tensor& hx, const OptionalTensor& batch_sizes)
     : cell_(false), batch_sizes_(batch_sizes) {
   check(hx.dim() == 3 && (hx.size(0) == 1 || hx.size(0) == 2),
         "hx: expected 3 dimensions, the states of one or two directions, got shape ", shape_text(hx.sizes()));
@@ -54,10 +54,15 @@ Layer::Layer(const Tensor& output, const Tensor& hx, const OptionalTensor& batch
   shape_.batch = hx.size(1);
   shape_.hidden = hx.size(2);
   const int64_t dim = batch_sizes_ ? 2 : 3;
-  check(output.dim() == dim, "output: expected ", dim, " dimensions, got ", output.dim());
-  read_steps("output", output);
-  check_like("output", output, hx);
-  check_steps("output", output, shape_.directions * shape_.hidden);
+  check(rows.dim() == dim, name, ": expected ", dim, " dimensions, got ", rows.dim());
+  read_steps(name, rows);
+  check_like(name, rows, hx);
+  check_steps(name, rows, shape_.directions * blocks * shape_.hidden);
+}
+
+void Layer::reverse() {
+  check(shape_.directions == 1, "reverse: expected one direction, got ", shape_.directions);
+  shape_.reversed = true;
 }
 
 void Layer::read_steps(const char* name, const Tensor& rows) {

@@ -39,8 +39,11 @@ class Layer {
  public:
   // A cell has x (B, I) and hx (B, H).
   Layer(const Tensor& x, const Tensor& hx, const Weights& weights, const OptionalTensor& batch_sizes, bool cell);
-  // From the states of all steps, for sweeps that see no inputs.
-  Layer(const Tensor& output, const Tensor& hx, const OptionalTensor& batch_sizes);
+  // From the rows of all steps, which hold `blocks` times H numbers for each direction: for sweeps that see no inputs.
+  Layer(const char* name, const Tensor& rows, int64_t blocks, const Tensor& hx, const OptionalTensor& batch_sizes);
+
+  // One direction, backwards in time.
+  void reverse();
 
   const Shape& shape() const { return shape_; }
   int64_t inputs() const { return shape_.inputs; }

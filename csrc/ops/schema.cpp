@@ -12,6 +12,19 @@
 //   h                        of a cell, one step: [B, H], x [B, I] and hx [B, H]
 //   grads                    of hx; of x, if need_x; of the weights in their order, if need_weights
 //
+// Variants of the cell (csrc/variant_cell.h); what is None is not used:
+//   recurrence               0 reset_after, 1 reset_before, 2 norm_recurrent, 3 norm_sum; gate, candidate: Activation
+//   x, weights               with a norm (2, 3) x is gi, [T, B, D 3H], and the weights are of each direction w_hh, gain
+//                            [3H] and b_hh
+//   reverse                  the only direction goes backwards in time
+//   lengths                  int64 [B]; one out of range counts as 0 or T
+//   reset                    bool [T, B] or [N]: an episode begins, with reset_state [D, B, H] or zero
+//   update                   how much of the update is made: [D, T, B, H or 1] or [D, N, H or 1]
+//   dropout                  the mask of the recurrent product: [D, B, H]
+//   normal, scale            what the norm's backward needs: [D, T B, 3H], [D, T B, 1] in float32 or float64; else empty
+//   save                     false: gates, normal and scale are empty
+//   grads                    as above; then of update, [D, T B, H], and of reset_state, if needed
+//
 // The second order, without the products that have no recurrence; "_t" is the tangent of what stands before it:
 //   given_t                  of gi_r + gh_r, gi_z + gh_z, gi_n, gh_n, without h_t W_hh^T: [D, T B, 4H]
 //   w_hh, w_hh_t             of each direction [3H, H]; w_hh_t may be empty: zero
@@ -49,6 +62,17 @@ STABLE_TORCH_LIBRARY(GRU_FUSED_LIBRARY, m) {
       "Tensor hx, Tensor output, Tensor gates, Tensor hx_t, Tensor output_t, Tensor gates_t, Tensor[] w_hh, "
       "Tensor[] w_hh_t, Tensor? batch_sizes) "
       "-> (Tensor grad_hx, Tensor grad_hx_t, Tensor gate_grads, Tensor gate_grads_t)");
+  m.def(
+      "gru_variant(Tensor x, Tensor hx, Tensor[] weights, bool bias, Tensor? batch_sizes, int recurrence, int gate, "
+      "int candidate, float epsilon, bool reverse, Tensor? lengths, Tensor? reset, Tensor? reset_state, "
+      "Tensor? update, Tensor? dropout, bool save, bool tf32=False) "
+      "-> (Tensor output, Tensor h_n, Tensor gates, Tensor normal, Tensor scale)");
+  m.def(
+      "gru_variant_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor x, Tensor hx, Tensor output, Tensor gates, "
+      "Tensor normal, Tensor scale, Tensor[] weights, bool bias, Tensor? batch_sizes, int recurrence, int gate, "
+      "int candidate, float epsilon, bool reverse, Tensor? lengths, Tensor? reset, Tensor? reset_state, "
+      "Tensor? update, Tensor? dropout, bool need_x, bool need_weights, bool need_update, bool need_reset_state, "
+      "bool tf32=False) -> Tensor[] grads");
   m.def("cpu_capability() -> str");
   m.def(
       "cuda_plan(int arch, int sms, int shared_bytes, str arithmetic, int batch, int hidden, bool bidirectional, "

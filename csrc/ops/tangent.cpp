@@ -54,7 +54,7 @@ struct Arguments {
 
 TangentCall::TangentCall(const Tensor& given_t, const Tensor& hx_t, const Tensor& hx, const Tensor& output,
                          const Tensor& gates, const std::vector<Tensor>& w_hh, const OptionalTensor& batch_sizes)
-    : layer(output, hx, batch_sizes),
+    : layer("output", output, 1, hx, batch_sizes),
       output_t(layer.new_steps(hx, layer.shape().directions * layer.shape().hidden)),
       h_n_t(layer.new_states(hx)),
       gates_t(layer.new_rows(hx, 4 * layer.shape().hidden)) {
@@ -81,7 +81,7 @@ TangentBackwardCall::TangentBackwardCall(const OptionalTensor& grad_output, cons
                                          const Tensor& hx_t, const Tensor& output_t, const Tensor& gates_t,
                                          const std::vector<Tensor>& w_hh, const std::vector<Tensor>& w_hh_t,
                                          const OptionalTensor& batch_sizes)
-    : layer(output, hx, batch_sizes),
+    : layer("output", output, 1, hx, batch_sizes),
       grad_hx(layer.new_states(hx)),
       grad_hx_t(layer.new_states(hx)),
       gate_grads(layer.new_rows(hx, 4 * layer.shape().hidden)),
