@@ -8,15 +8,18 @@ Example:
     (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
 """
 
-from gru_fused import compat, functional, reference, weights
+from gru_fused import compat, functional, reference, variants, weights
 from gru_fused._version import __version__
 from gru_fused.explain import explain
-from gru_fused.modules import GRU, GRUCell
+from gru_fused.cell import GRUCell
+from gru_fused.modules import GRU
+from gru_fused.options import Options
 from gru_fused.swap import convert, revert
 
 __all__ = [
     "GRU",
     "GRUCell",
+    "Options",
     "__version__",
     "compat",
     "convert",
@@ -24,5 +27,6 @@ __all__ = [
     "functional",
     "reference",
     "revert",
+    "variants",
     "weights",
 ]

@@ -18,7 +18,7 @@ __all__ = ["ACTIVATIONS", "RECURRENCES", "layer"]
 RECURRENCES = ("reset_after", "reset_before", "norm_recurrent", "norm_sum")
 ACTIVATIONS = {
     "sigmoid": torch.sigmoid,
-    "hard_sigmoid": F.hardsigmoid,
+    "hard_sigmoid": lambda x: (x / 6 + 0.5).clamp(0, 1),  # F.hardsigmoid has no second derivative
     "hard_sigmoid_fifth": lambda x: (0.2 * x + 0.5).clamp(0, 1),
     "tanh": torch.tanh,
     "relu": torch.relu,
@@ -65,7 +65,7 @@ def layer(
             w_ih, w_hh, *biases = weights[per_direction * d : per_direction * (d + 1)]
             b_ih, b_hh = biases if bias else (None, None)
             gain = None
-            gi = F.linear(x if lengths is None else _alive_only(x, lengths), w_ih, b_ih)
+            gi = F.linear(x if lengths is None else alive_only(x, lengths), w_ih, b_ih)
         step = _Step(
             recurrence,
             ACTIVATIONS[gate],
@@ -93,7 +93,7 @@ def layer(
     return torch.cat(outputs, -1), torch.stack(finals)
 
 
-def _alive_only(x: Tensor, lengths: Tensor) -> Tensor:
+def alive_only(x: Tensor, lengths: Tensor) -> Tensor:
     """What stands past a row's length must not count, not even NaN."""
     alive = torch.arange(x.shape[0], device=x.device)[:, None] < lengths
     return torch.where(alive[..., None], x, 0)

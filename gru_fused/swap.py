@@ -9,15 +9,17 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils import parametrize
 
-from gru_fused import compat, modules
+from gru_fused import cell, compat, modules
+from gru_fused._with_options import WithOptions
+from gru_fused.options import PLAIN
 
 __all__ = ["convert", "revert"]
 
-_OURS: dict[type[nn.Module], type[nn.Module]] = {nn.GRU: modules.GRU, nn.GRUCell: modules.GRUCell}
+_OURS: dict[type[nn.Module], type[nn.Module]] = {nn.GRU: modules.GRU, nn.GRUCell: cell.GRUCell}
 _TORCHS: dict[type[nn.Module], type[nn.Module]] = {
     modules.GRU: nn.GRU,
     compat.GRU: nn.GRU,
-    modules.GRUCell: nn.GRUCell,
+    cell.GRUCell: nn.GRUCell,
 }
 
 
@@ -40,11 +42,18 @@ def convert(model: nn.Module) -> nn.Module:
 def revert(model: nn.Module) -> nn.Module:
     """The way back: every ``gru_fused`` GRU and GRUCell in a model becomes torch's, in place.
 
+    Raises:
+        ValueError: for one whose options torch's doesn't have; then none has become torch's.
+
     Example:
         >>> import torch, gru_fused
         >>> type(gru_fused.revert(gru_fused.GRU(3, 4))) is torch.nn.GRU
         True
     """
+    for name, module in model.named_modules():
+        if isinstance(module, WithOptions) and module.options != PLAIN:
+            what = f"model.{name}" if name else "model"
+            raise ValueError(f"{what}: expected a GRU that torch has too, got one with {module.options.changed()}")
     return _swap(model, _TORCHS)
 
 

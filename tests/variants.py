@@ -149,7 +149,7 @@ def reference_results(
     if given["dropout"] is not None:
         given["dropout"] = given["dropout"].to(dtype)
     if given["lengths"] is not None and given["recurrence"].startswith("norm"):
-        given["x"] = reference_variants._alive_only(given["x"], given["lengths"])
+        given["x"] = reference_variants.alive_only(given["x"], given["lengths"])
     output, h_n = reference_variants.layer(**given)
     grads = torch.autograd.grad((output, h_n), list(leaves.values()), [y.to(dtype) for y in cotangents])
     results = {"output": output.detach(), "h_n": h_n.detach()}
