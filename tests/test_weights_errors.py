@@ -30,10 +30,20 @@ def onnx(**changes: object) -> Callable[[], object]:
 
 # what is done, the type of the error, and what its text says
 ERRORS = {
-    "keras-reset-before": (
-        lambda: weights.from_keras(zeros((3, 12), (4, 12), (12,))),
+    "keras-bias": (
+        lambda: weights.from_keras(zeros((3, 12), (4, 12), (11,))),
+        ValueError,
+        "layer 0, bias: expected shape (12,), got (11,)",
+    ),
+    "to-keras-options": (
+        lambda: weights.to_keras(gru_fused.GRU(3, 4, zoneout=0.1)),
         NotImplementedError,
-        "layer 0, bias of shape (12,): this layer has reset_after=False",
+        "to_keras: expected a GRU that is known there, got one with zoneout=0.1",
+    ),
+    "to-flax-options": (
+        lambda: weights.to_flax(gru_fused.GRU(3, 4, reset_after=False)),
+        NotImplementedError,
+        "to_flax: expected a GRU that is known there, got one with reset_after=False",
     ),
     "keras-kernel": (
         lambda: weights.from_keras(KERAS, zeros((4, 11), (4, 12), (2, 12))),
@@ -89,9 +99,9 @@ ERRORS = {
         "layer 1: expected torch.float32 on cpu as in layer 0, got torch.float64 on cpu",
     ),
     "keras-lists": (
-        lambda: weights.from_keras([[[0.0] * 12], [[0.0] * 12] * 4, [0.0] * 12]),
-        NotImplementedError,
-        "layer 0, bias of shape (12,): this layer has reset_after=False",
+        lambda: weights.from_keras([[[0.0] * 12], [[0.0] * 12] * 4, [0.0] * 11]),
+        ValueError,
+        "layer 0, bias: expected shape (12,), got (11,)",
     ),
     "to-keras-lstm": (
         lambda: weights.to_keras(nn.LSTM(3, 4)),
@@ -121,14 +131,19 @@ ERRORS = {
         "layer 0: expected a dict of W, R and, with biases, B, got list",
     ),
     "onnx-R": (onnx(R=np.zeros((1, 11, 4))), ValueError, "layer 0, R: expected shape (1, 12, 4), got (1, 11, 4)"),
-    "onnx-three-directions": (onnx(R=np.zeros((3, 12, 4))), ValueError, "layer 0, R: expected 1 or 2 directions"),
+    "onnx-three-directions": (onnx(R=np.zeros((3, 12, 4))), ValueError, "R: expected 1 directions for 'forward', got 3"),
     "onnx-B": (onnx(B=np.zeros((1, 12))), ValueError, "layer 0, B: expected shape (1, 24), got (1, 12)"),
-    "onnx-reset-before": (onnx(linear_before_reset=0), NotImplementedError, "linear_before_reset: expected 1, got 0"),
     "onnx-clip": (onnx(clip=3.0), NotImplementedError, "clip: expected none, got 3.0"),
     "onnx-activations": (
-        onnx(activations=["Sigmoid", "Relu"]),
+        onnx(activations=["Sigmoid", "Elu"]),
         NotImplementedError,
-        "activations: expected Sigmoid, Tanh in each direction, got ['Sigmoid', 'Relu']",
+        "activations: expected Sigmoid or HardSigmoid, then Tanh, Relu or Softsign, the same in each direction, "
+        "got ['Sigmoid', 'Elu']",
+    ),
+    "onnx-slope": (
+        onnx(activations=["HardSigmoid", "Tanh"], activation_alpha=[0.25]),
+        NotImplementedError,
+        "HardSigmoid: expected alpha 1/5 or 1/6 and beta 1/2, got [0.25] and [0.5]",
     ),
     "onnx-alpha": (
         onnx(activation_alpha=[1.0]),
@@ -143,7 +158,7 @@ ERRORS = {
     "onnx-directions": (
         onnx(direction="bidirectional"),
         ValueError,
-        "W: expected 2 directions for 'bidirectional', got 1",
+        "R: expected 2 directions for 'bidirectional', got 1",
     ),
     "onnx-layout": (onnx(layout=2), ValueError, "layout: expected 0 or 1, got 2"),
     "onnx-hidden-size": (onnx(hidden_size=5), ValueError, "hidden_size: expected 4 as in R, got 5"),
@@ -155,7 +170,7 @@ ERRORS = {
     "onnx-lens-values": (
         lambda: onnx()()(torch.zeros(5, 2, 3), torch.tensor([0, 6])),
         ValueError,
-        "sequence_lens: expected numbers from 1 to 5, got [0, 6]",
+        "sequence_lens: expected numbers from 0 to 5, got [0, 6]",
     ),
     "onnx-lens-dtype": (
         lambda: onnx()()(torch.zeros(5, 2, 3), torch.ones(2)),

@@ -61,14 +61,14 @@ def test_all_node_tests_are_known(node_tests: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", NODE_TESTS)
 def test_onnx_node_test(name: str, node_tests: dict[str, Any]) -> None:
-    """As they are, all have the reset gate before the product, and are refused; with linear_before_reset=1 they run."""
+    """As they are, with the reset gate before the product, and with linear_before_reset=1."""
     case = node_tests[name]
     (node,) = case.model.graph.node
-    given, _ = case.data_sets[0]
+    given, expected = case.data_sets[0]
     arrays = dict(zip(node.input, given, strict=True))
     assert "linear_before_reset" not in [a.name for a in node.attribute]
-    with pytest.raises(NotImplementedError, match=r"node '.*': linear_before_reset: expected 1, got 0"):
-        module_of(node, arrays)
+    outputs = module_of(node, arrays)(torch.tensor(arrays["X"]))
+    assert_same(tuple(y for y, k in zip(outputs, node.output, strict=True) if k), list(expected))
 
     changed = onnx.NodeProto()
     changed.CopyFrom(node)
@@ -82,7 +82,34 @@ def test_onnx_node_test(name: str, node_tests: dict[str, Any]) -> None:
 @pytest.mark.parametrize("lengths", [None, (7, 3, 1), (2, 4, 4)], ids=["full", "7-3-1", "2-4-4"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
 @pytest.mark.parametrize("state", [True, False], ids=["initial_h", "zeros"])
-def test_node_against_onnx_runtime(direction: str, lengths: tuple[int, ...] | None, bias: bool, state: bool) -> None:
+@pytest.mark.parametrize("after", [1, 0], ids=["linear_before_reset", "reset_before"])
+def test_node_against_onnx_runtime(
+    direction: str, lengths: tuple[int, ...] | None, bias: bool, state: bool, after: int
+) -> None:
+    assert_node_as_in_onnx_runtime(direction, lengths, bias, state, linear_before_reset=after)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("after", [1, 0], ids=["linear_before_reset", "reset_before"])
+@pytest.mark.parametrize(
+    "gate, slopes",
+    [("Sigmoid", ()), ("HardSigmoid", ()), ("HardSigmoid", (1 / 6, 0.5))],
+    ids=["sigmoid", "hard_fifth", "hard_sixth"],
+)
+@pytest.mark.parametrize("candidate", ["Tanh", "Relu", "Softsign"])
+def test_activations_against_onnx_runtime(
+    direction: str, after: int, gate: str, slopes: tuple[float, ...], candidate: str
+) -> None:
+    both = 2 if direction == "bidirectional" else 1
+    options = {"activations": [gate, candidate] * both, "linear_before_reset": after}
+    if slopes:
+        options |= {"activation_alpha": [slopes[0]] * both, "activation_beta": [slopes[1]] * both}
+    assert_node_as_in_onnx_runtime(direction, (7, 3, 1), True, True, **options)
+
+
+def assert_node_as_in_onnx_runtime(
+    direction: str, lengths: tuple[int, ...] | None, bias: bool, state: bool, **options: Any
+) -> None:
     steps, batch, inputs, units, directions = 7, 3, 2, 5, 2 if direction == "bidirectional" else 1
     shapes = {"X": (steps, batch, inputs), "W": (directions, 3 * units, inputs), "R": (directions, 3 * units, units)}
     if bias:
@@ -94,7 +121,7 @@ def test_node_against_onnx_runtime(direction: str, lengths: tuple[int, ...] | No
     if lengths is not None:
         arrays["sequence_lens"] = np.array(lengths, np.int32)
     names = [name if name in arrays else "" for name in ("X", "W", "R", "B", "sequence_lens", "initial_h")]
-    node = helper.make_node("GRU", names, ["Y", "Y_h"], hidden_size=units, direction=direction, linear_before_reset=1)
+    node = helper.make_node("GRU", names, ["Y", "Y_h"], hidden_size=units, direction=direction, **options)
     session = onnxruntime.InferenceSession(model_of(node, arrays).SerializeToString())
     given = {name: torch.tensor(arrays[name]) for name in ("sequence_lens", "initial_h") if name in arrays}
     assert_same(module_of(node, arrays)(torch.tensor(arrays["X"]), **given), session.run(None, arrays))
@@ -135,6 +162,28 @@ def test_model_in_onnx_runtime(case: Case) -> None:
     assert list(back) == [f"gru_l{k}" for k in range(case.layers)]
     ours = [p for module in back.values() for p in module.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(ours, gru.parameters(), strict=True))
+
+
+OPTIONS = [
+    {"reset_after": False},
+    {"reset_after": False, "bidirectional": True, "activation": "relu"},
+    {"reverse": True, "gate_activation": "hard_sigmoid", "activation": "softsign"},
+    {"gate_activation": "hard_sigmoid_fifth", "bidirectional": True, "recurrent_dropout": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options))
+def test_model_with_options_in_onnx_runtime(options: dict[str, Any]) -> None:
+    gru = gru_fused.GRU(2, 5, num_layers=2, **options).eval()
+    session = onnxruntime.InferenceSession(weights.to_onnx_model(gru).SerializeToString())
+    x, hx = torch.randn(6, 3, 2), torch.randn(4 if gru.bidirectional else 2, 3, 5)
+    assert_same(gru(x, hx), session.run(None, {"input": x.numpy(), "hx": hx.numpy()}))
+
+
+@pytest.mark.parametrize("options", [{"layer_norm": "sum"}, {"zoneout": 0.1}], ids=lambda options: "-".join(options))
+def test_options_that_onnx_has_not_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(NotImplementedError, match="to_onnx: expected a GRU that is known there, got one with"):
+        weights.to_onnx_model(gru_fused.GRU(2, 5, **options))
 
 
 def test_model_in_float64(tmp_path: Any) -> None:

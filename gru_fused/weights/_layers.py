@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gru_fused.modules import GRU
+from gru_fused.options import PLAIN, Options
 
 
 class Direction(NamedTuple):
@@ -23,7 +25,7 @@ class Direction(NamedTuple):
 Layer = Sequence[Direction]  # forward, or forward and reverse
 
 
-def gru_of(layers: Sequence[Layer], *, batch_first: bool = False) -> GRU:
+def gru_of(layers: Sequence[Layer], *, batch_first: bool = False, options: Options = PLAIN) -> GRU:
     """A module with copies of the weights. The formats have checked the shapes of each direction by itself."""
     _check_same(layers)
     w_ih, w_hh, b_ih, _ = layers[0][0]
@@ -36,6 +38,7 @@ def gru_of(layers: Sequence[Layer], *, batch_first: bool = False) -> GRU:
         bidirectional=len(layers[0]) == 2,
         device="meta",  # no random numbers are drawn
         dtype=w_ih.dtype,
+        **asdict(options),
     ).to_empty(device=w_ih.device)
     given = [x for layer in layers for direction in layer for x in direction if x is not None]
     with torch.no_grad():
@@ -71,16 +74,27 @@ def _check_same(layers: Sequence[Layer]) -> None:
                     )
 
 
-def layers_of(gru: nn.RNNBase, to: str) -> list[list[Direction]]:
-    """The weights of a module as they are now, parametrized and pruned ones computed. ``to``: for what, in errors."""
+def layers_of(gru: nn.RNNBase, to: str, known: Collection[str] = ()) -> list[list[Direction]]:
+    """The weights of a module as they are now, parametrized and pruned ones computed.
+
+    ``to``: for what, in errors; ``known``: the options of the cell that are known there.
+    """
     if not (isinstance(gru, nn.RNNBase) and gru.mode == "GRU"):
         raise TypeError(f"{to}: expected a gru_fused.GRU or torch.nn.GRU, got {type(gru).__name__}")
+    options = options_of(gru)
+    left = replace(options, **{name: getattr(PLAIN, name) for name in (*known, "recurrent_dropout")})  # in training only
+    if left != PLAIN:
+        raise NotImplementedError(f"{to}: expected a GRU that is known there, got one with {left.changed()}")
     layers = []
     for number in range(gru.num_layers):
         suffixes = [f"_l{number}", f"_l{number}_reverse"][: 2 if gru.bidirectional else 1]
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         layers.append([Direction(*(_detached(getattr(gru, name + s, None)) for name in names)) for s in suffixes])
     return layers
+
+
+def options_of(gru: nn.RNNBase) -> Options:
+    return getattr(gru, "options", PLAIN)
 
 
 def _detached(x: Tensor | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Keras: kernels (I, 3H) and (H, 3H), gates z, r, h, bias (2, 3H).
+"""Keras: kernels (I, 3H) and (H, 3H), gates z, r, h, bias (2, 3H), or (3H,) with ``reset_after=False``.
 
 Layout: https://keras.io/api/layers/recurrent_layers/gru/ and the ``build`` of its ``GRUCell``.
 """
@@ -6,23 +6,23 @@ Layout: https://keras.io/api/layers/recurrent_layers/gru/ and the ``build`` of i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from gru_fused.modules import GRU
-from gru_fused.weights._layers import Direction, Layer, array, gru_of, layers_of, tensor, z_first
+from gru_fused.options import ACTIVATIONS, PLAIN, Options
+from gru_fused.weights._layers import Direction, Layer, array, gru_of, layers_of, options_of, tensor, z_first
 
 __all__ = ["from_keras", "to_keras"]
 
-RESET_BEFORE = (
-    "{}: this layer has reset_after=False, the reset gate before the recurrent product; gru_fused has the cell with "
-    "reset_after=True (Keras' default) only, so far. Its weights can't be turned into the other's"
-)
+# what a Keras layer has of our options
+OPTIONS = ("reset_after", "activation", "gate_activation", "reverse")
 
 
-def from_keras(*layers: Any) -> GRU:
+def from_keras(*layers: Any, reset_after: bool = True) -> GRU:
     """A GRU with the weights of one Keras layer, or of a stack with ``return_sequences=True``.
 
     I inputs, H units, D directions; dtypes are kept.
@@ -30,15 +30,17 @@ def from_keras(*layers: Any) -> GRU:
     Args:
         layers: for each layer a ``keras.layers.GRU``, an ``RNN`` over a ``GRUCell``, or a ``Bidirectional`` of one with
             ``merge_mode="concat"``; or what its ``get_weights()`` returns, for each direction kernel ``(I, 3H)``,
-            recurrent kernel ``(H, 3H)`` and, unless ``use_bias=False``, bias ``(2, 3H)``. Without a bias, plain arrays
-            don't tell ``reset_after``: they are taken for ``True``.
+            recurrent kernel ``(H, 3H)`` and, unless ``use_bias=False``, bias ``(2, 3H)``, with ``reset_after=False``
+            ``(3H,)``. They tell nothing of activations.
+        reset_after: of plain arrays without a bias, which don't tell.
 
     Returns:
         A module with ``batch_first=True``, Keras' layout. It returns what ``return_sequences=True`` returns, and the
-        last states. Options that have effect in training only, such as dropout, are not taken over.
+        last states; with ``go_backwards=True`` the output is in the order of the input, not turned around as
+        Keras'. Options that have effect in training only, such as dropout, are not taken over.
 
     Raises:
-        NotImplementedError: for ``reset_after=False``, other activations, ``go_backwards``, other merge modes.
+        NotImplementedError: for activations that gru_fused doesn't have, and other merge modes.
         TypeError, ValueError: for something else than a GRU, an unbuilt layer, or shapes that do not fit.
 
     Example:
@@ -48,7 +50,13 @@ def from_keras(*layers: Any) -> GRU:
         >>> weights.from_keras([kernel, recurrent_kernel, bias])
         GRU(3, 4, batch_first=True)
     """
-    return gru_of([_layer(layer, number) for number, layer in enumerate(layers)], batch_first=True)
+    found = [_layer(layer, number, reset_after) for number, layer in enumerate(layers)]
+    for number, (_, options) in enumerate(found):
+        if options != found[0][1]:
+            raise ValueError(
+                f"layer {number}: expected the options of layer 0, {found[0][1]}, got {options}; make a GRU of each"
+            )
+    return gru_of([layer for layer, _ in found], batch_first=True, options=found[0][1] if found else PLAIN)
 
 
 def to_keras(gru: nn.RNNBase) -> list[list[Any]]:
@@ -59,9 +67,10 @@ def to_keras(gru: nn.RNNBase) -> list[list[Any]]:
 
     Returns:
         For each layer the numpy arrays that ``set_weights`` of a Keras layer of the same form takes: ``(I, 3H)``,
-        ``(H, 3H)`` and, if the GRU has biases, ``(2, 3H)``, for each direction.
+        ``(H, 3H)`` and, if the GRU has biases, ``(2, 3H)``, with ``reset_after=False`` ``(3H,)``, for each direction.
 
     Raises:
+        NotImplementedError: for options that Keras doesn't have.
         TypeError: for anything but a GRU, and for bfloat16.
 
     Example:
@@ -70,13 +79,14 @@ def to_keras(gru: nn.RNNBase) -> list[list[Any]]:
         >>> [[x.shape for x in layer] for layer in weights.to_keras(gru_fused.GRU(3, 4))]
         [[(3, 12), (4, 12), (2, 12)]]
     """
-    return [[x for direction in layer for x in _arrays(direction)] for layer in layers_of(gru, "to_keras")]
+    layers, reset_after = layers_of(gru, "to_keras", OPTIONS), options_of(gru).reset_after
+    return [[x for direction in layer for x in _arrays(direction, reset_after)] for layer in layers]
 
 
-def _layer(layer: Any, number: int) -> Layer:
-    arrays = layer
+def _layer(layer: Any, number: int, reset_after: bool) -> tuple[Layer, Options]:
+    arrays, options = layer, Options(reset_after=reset_after)
     if hasattr(layer, "get_weights"):
-        _check_options(layer, f"layer {number}")
+        options = _options(layer, f"layer {number}")
         arrays = layer.get_weights()
         if not arrays:
             raise ValueError(f"layer {number}: it has no weights yet; build it or call it once")
@@ -88,10 +98,13 @@ def _layer(layer: Any, number: int) -> Layer:
             f"layer {number}: expected kernel, recurrent kernel and, with use_bias, bias for one or two directions, "
             f"got {len(arrays)} arrays"
         )
-    return [_direction(arrays[i : i + per_direction], number) for i in range(0, len(arrays), per_direction)]
+    parts = [arrays[i : i + per_direction] for i in range(0, len(arrays), per_direction)]
+    if per_direction == 3 and arrays is layer:
+        options = Options(reset_after=tensor(arrays[2], f"layer {number}, bias").dim() != 1)
+    return [_direction(part, number, options.reset_after) for part in parts], options
 
 
-def _direction(arrays: Sequence[Any], number: int) -> Direction:
+def _direction(arrays: Sequence[Any], number: int, reset_after: bool) -> Direction:
     kernel, recurrent_kernel, *biases = arrays
     w_hh = tensor(recurrent_kernel, f"layer {number}, recurrent kernel", None, None)
     gates = 3 * w_hh.shape[0]
@@ -99,43 +112,54 @@ def _direction(arrays: Sequence[Any], number: int) -> Direction:
     w_ih = tensor(kernel, f"layer {number}, kernel", None, gates)
     b_ih = b_hh = None
     if biases:
-        bias = tensor(biases[0], f"layer {number}, bias")
-        if bias.shape == (gates,):
-            raise NotImplementedError(RESET_BEFORE.format(f"layer {number}, bias of shape ({gates},)"))
-        b_ih, b_hh = (z_first(b) for b in tensor(bias, f"layer {number}, bias", 2, gates))
+        shape = (2, gates) if reset_after else (gates,)
+        bias = tensor(biases[0], f"layer {number}, bias", *shape)
+        b_ih, b_hh = (z_first(b) for b in (bias if reset_after else (bias, torch.zeros_like(bias))))
     return Direction(z_first(w_ih.t()), z_first(w_hh.t()), b_ih, b_hh)
 
 
-def _arrays(direction: Direction) -> list[Any]:
+def _arrays(direction: Direction, reset_after: bool) -> list[Any]:
     w_ih, w_hh, b_ih, b_hh = direction
     kernels = [array(z_first(w).t()) for w in (w_ih, w_hh)]
     if b_ih is None or b_hh is None:
         return kernels
+    if not reset_after:
+        return [*kernels, array(z_first(b_ih + b_hh))]  # both stand outside of the reset gate
     return [*kernels, array(z_first(torch.stack([b_ih, b_hh]), dim=1))]
 
 
-def _check_options(layer: Any, name: str) -> None:
-    """What makes a Keras layer compute something else. Recognised by its attributes: Keras isn't imported."""
-    if hasattr(layer, "forward_layer") and hasattr(layer, "backward_layer"):
-        if layer.merge_mode != "concat":
-            raise NotImplementedError(f"{name}: expected merge_mode='concat', got {layer.merge_mode!r}")
-        _check_options(layer.forward_layer, f"{name}, forward")
-        _check_cell(layer.backward_layer, f"{name}, backward")
-        return
-    if getattr(layer, "go_backwards", False):
-        raise NotImplementedError(f"{name}: expected go_backwards=False; flip its input in time and convert it without")
-    _check_cell(layer, name)
+def _options(layer: Any, name: str) -> Options:
+    """What a Keras layer computes. Recognised by its attributes: Keras isn't imported."""
+    if not hasattr(layer, "forward_layer") or not hasattr(layer, "backward_layer"):
+        return replace(_cell_options(layer, name), reverse=bool(getattr(layer, "go_backwards", False)))
+    if layer.merge_mode != "concat":
+        raise NotImplementedError(f"{name}: expected merge_mode='concat', got {layer.merge_mode!r}")
+    if layer.forward_layer.go_backwards:
+        raise NotImplementedError(f"{name}, forward: expected go_backwards=False in a Bidirectional")
+    forward = _cell_options(layer.forward_layer, f"{name}, forward")
+    backward = _cell_options(layer.backward_layer, f"{name}, backward")
+    if forward != backward:
+        raise NotImplementedError(f"{name}: expected the same options in both directions, got {forward} and {backward}")
+    return forward
 
 
-def _check_cell(layer: Any, name: str) -> None:
+def _cell_options(layer: Any, name: str) -> Options:
     cell = getattr(layer, "cell", layer)
     if not hasattr(cell, "reset_after"):
         raise TypeError(f"{name}: expected a Keras GRU, got {type(layer).__name__}")
-    if not cell.reset_after:
-        raise NotImplementedError(RESET_BEFORE.format(name))
-    for option, expected in {"activation": "tanh", "recurrent_activation": "sigmoid"}.items():
+    chosen = {}
+    for option, known in {"activation": ACTIVATIONS, "recurrent_activation": ("sigmoid", "hard_sigmoid")}.items():
         got = getattr(getattr(cell, option), "__name__", repr(getattr(cell, option)))
-        if got != expected:
-            raise NotImplementedError(
-                f"{name}: expected {option}={expected!r}, which is what gru_fused has, got {got!r}"
-            )
+        if got not in known:
+            raise NotImplementedError(f"{name}: expected {option} to be one of {', '.join(known)}, got {got!r}")
+        chosen[option] = got
+    gate = chosen["recurrent_activation"]
+    if gate == "hard_sigmoid" and _at_one(cell.recurrent_activation) > 0.68:  # 2/3, before Keras 3 7/10
+        gate = "hard_sigmoid_fifth"
+    return Options(bool(cell.reset_after), activation=chosen["activation"], gate_activation=gate)
+
+
+def _at_one(activation: Any) -> float:
+    import numpy
+
+    return float(activation(numpy.ones(1, "float32"))[0])

@@ -10,22 +10,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from gru_fused.modules import GRU
-from gru_fused.weights._layers import Direction, Layer, array, gru_of, layers_of, tensor, z_first
+from gru_fused.options import PLAIN, Options
+from gru_fused.weights._layers import Direction, Layer, array, gru_of, layers_of, options_of, tensor, z_first
 
 __all__ = ["OnnxGRU", "from_onnx", "to_onnx"]
 
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+GATES, CANDIDATES = ("sigmoid", "hardsigmoid"), ("tanh", "relu", "softsign")
+# what a node has of our options
+OPTIONS = ("reset_after", "activation", "gate_activation", "reverse")
 
 
-def from_onnx(*layers: Mapping[str, Any]) -> GRU:
+def from_onnx(*layers: Mapping[str, Any], options: Options = PLAIN) -> GRU:
     """A GRU with the weights of one ONNX node, or of several, one after the other.
 
     Args:
-        layers: for each layer ``{"W": (D, 3H, I), "R": (D, 3H, H), "B": (D, 6H)}``, without B for no biases; of a node
-            with ``linear_before_reset=1``. D = 2 if bidirectional. For a whole node, see :class:`OnnxGRU`.
+        layers: for each layer ``{"W": (D, 3H, I), "R": (D, 3H, H), "B": (D, 6H)}``, without B for no biases. D = 2 if
+            bidirectional. For a whole node, with its attributes, see :class:`OnnxGRU`.
+        options: of the cell; the default is that of a node with ``linear_before_reset=1``.
 
     Returns:
         A module of the same dtype, time first as in ONNX.
@@ -39,7 +43,7 @@ def from_onnx(*layers: Mapping[str, Any]) -> GRU:
         >>> weights.from_onnx(*weights.to_onnx(gru_fused.GRU(3, 4, num_layers=2, bidirectional=True)))
         GRU(3, 4, num_layers=2, bidirectional=True)
     """
-    return gru_of([_layer(layer, f"layer {number}") for number, layer in enumerate(layers)])
+    return gru_of([_layer(layer, f"layer {number}") for number, layer in enumerate(layers)], options=options)
 
 
 def to_onnx(gru: nn.RNNBase) -> list[dict[str, Any]]:
@@ -50,9 +54,11 @@ def to_onnx(gru: nn.RNNBase) -> list[dict[str, Any]]:
 
     Returns:
         For each layer numpy arrays ``{"W": (D, 3H, I), "R": (D, 3H, H), "B": (D, 6H)}``, without B if there are no
-        biases, for a node with ``linear_before_reset=1``.
+        biases, for a node with ``linear_before_reset=1``, or 0 for ``reset_after=False``, and the attributes that the
+        other options say.
 
     Raises:
+        NotImplementedError: for options that ONNX doesn't have.
         TypeError: for anything but a GRU, and for bfloat16.
 
     Example:
@@ -61,7 +67,23 @@ def to_onnx(gru: nn.RNNBase) -> list[dict[str, Any]]:
         >>> {name: x.shape for name, x in weights.to_onnx(gru_fused.GRU(3, 4))[0].items()}
         {'W': (1, 12, 3), 'R': (1, 12, 4), 'B': (1, 24)}
     """
-    return [_node(layer) for layer in layers_of(gru, "to_onnx")]
+    return [_node(layer) for layer in layers_of(gru, "to_onnx", OPTIONS)]
+
+
+def attributes(gru: nn.RNNBase) -> dict[str, Any]:
+    """The attributes of a GRU's nodes, but for its size."""
+    options, directions = options_of(gru), 2 if gru.bidirectional else 1
+    found: dict[str, Any] = {
+        "linear_before_reset": int(options.reset_after),
+        "direction": "bidirectional" if gru.bidirectional else "reverse" if options.reverse else "forward",
+    }
+    if (options.activation, options.gate_activation) != (PLAIN.activation, PLAIN.gate_activation):
+        gate = "Sigmoid" if options.gate_activation == "sigmoid" else "HardSigmoid"
+        found["activations"] = [gate, options.activation.capitalize()] * directions
+        if gate == "HardSigmoid":
+            slope = 1 / 6 if options.gate_activation == "hard_sigmoid" else 1 / 5
+            found |= {"activation_alpha": [slope] * directions, "activation_beta": [0.5] * directions}
+    return found
 
 
 class OnnxGRU(nn.Module):
@@ -75,23 +97,23 @@ class OnnxGRU(nn.Module):
         B: ``(D, 6H)``: of the input, of the state; None for no biases.
         direction: ``"forward"``, ``"reverse"`` or ``"bidirectional"``.
         layout: 1: X is ``(B, T, I)``, Y ``(B, T, D, H)``, initial_h and Y_h ``(B, D, H)``. Default 0.
-        linear_before_reset: must be 1. ONNX' default of 0 is the cell with the reset gate before the recurrent product.
+        linear_before_reset: 0, ONNX' default: the reset gate before the recurrent product; 1: after it, as in nn.GRU.
         hidden_size, activations, activation_alpha, activation_beta, clip: as in ONNX; only what ``gru_fused.GRU``
-            computes is taken: no clip, sigmoid and tanh.
+            computes is taken: no clip; Sigmoid, or HardSigmoid with alpha 1/5 or 1/6 and beta 1/2; Tanh, Relu, Softsign.
 
     Call with:
         X: ``(T, B, I)``.
-        sequence_lens: ``(B,)`` integers from 1 to T, or None: past its length a sequence keeps its state, and Y is 0.
+        sequence_lens: ``(B,)`` integers from 0 to T, or None: past its length a sequence keeps its state, and Y is 0.
         initial_h: ``(D, B, H)``, or None for zeros.
 
     Returns:
         Y ``(T, D, B, H)`` and Y_h ``(D, B, H)``.
 
     Raises:
-        NotImplementedError: for ``linear_before_reset=0``, ``clip`` and other activations.
+        NotImplementedError: for ``clip`` and other activations.
         TypeError, ValueError: for other values and shapes that do not fit.
 
-    The ``gru`` attribute is the ``gru_fused.GRU`` itself; that of a reverse node reads its input from the end.
+    The ``gru`` attribute is the ``gru_fused.GRU`` itself.
 
     Example:
         >>> import torch
@@ -123,21 +145,18 @@ class OnnxGRU(nn.Module):
             raise ValueError(f"direction: expected forward, reverse or bidirectional, got {direction!r}")
         if layout not in (0, 1):
             raise ValueError(f"layout: expected 0 or 1, got {layout!r}")
-        if not linear_before_reset:
-            raise NotImplementedError(
-                "linear_before_reset: expected 1, got 0 (ONNX' default): the reset gate before the recurrent product "
-                "is a cell that gru_fused doesn't have yet. Its weights can't be turned into the other's"
-            )
         if clip is not None:
             raise NotImplementedError(f"clip: expected none, got {clip}")
-        if activation_alpha or activation_beta:
-            raise NotImplementedError("activation_alpha, activation_beta: expected none; sigmoid and tanh have none")
-        if activations and [a.lower() for a in activations] != ["sigmoid", "tanh"] * DIRECTIONS[direction]:
-            raise NotImplementedError(f"activations: expected Sigmoid, Tanh in each direction, got {list(activations)}")
-        self.gru = from_onnx({"W": W, "R": R, **({} if B is None else {"B": B})})
-        directions = 2 if self.gru.bidirectional else 1
-        if directions != DIRECTIONS[direction]:
-            raise ValueError(f"W: expected {DIRECTIONS[direction]} directions for {direction!r}, got {directions}")
+        candidate, gate = _activations(activations, activation_alpha, activation_beta, DIRECTIONS[direction])
+        options = Options(
+            bool(linear_before_reset), activation=candidate, gate_activation=gate, reverse=direction == "reverse"
+        )
+        weights = {"W": W, "R": R, **({} if B is None else {"B": B})}
+        given = tensor(R, "R", None, None, None).shape[0]
+        if given != DIRECTIONS[direction]:
+            raise ValueError(f"R: expected {DIRECTIONS[direction]} directions for {direction!r}, got {given}")
+        self.gru = from_onnx(weights, options=options)
+        self.gru.allow_empty = True
         if hidden_size not in (None, self.gru.hidden_size):
             raise ValueError(f"hidden_size: expected {self.gru.hidden_size} as in R, got {hidden_size}")
         self.direction, self.layout = direction, layout
@@ -150,17 +169,7 @@ class OnnxGRU(nn.Module):
         if self.layout == 1:
             X, initial_h = X.transpose(0, 1), None if initial_h is None else initial_h.transpose(0, 1)
         steps, batch, _ = X.shape
-        lengths = None if sequence_lens is None else _lengths(sequence_lens, steps, batch)
-        order = _backwards(steps, batch, lengths, X.device) if self.direction == "reverse" else None
-        if order is not None:
-            X = X.take_along_dim(order, 0)
-        if lengths is None:
-            output, Y_h = self.gru(X, initial_h)
-        else:
-            packed, Y_h = self.gru(pack_padded_sequence(X, lengths, enforce_sorted=False), initial_h)
-            output, _ = pad_packed_sequence(packed, total_length=steps)
-        if order is not None:
-            output = output.take_along_dim(order, 0)
+        output, Y_h = self.gru(X, initial_h, lengths=_lengths(sequence_lens, steps, batch))
         Y = output.view(steps, batch, -1, self.gru.hidden_size)
         return (Y.transpose(0, 1), Y_h.transpose(0, 1)) if self.layout == 1 else (Y.transpose(1, 2), Y_h)
 
@@ -168,22 +177,40 @@ class OnnxGRU(nn.Module):
         return f"direction={self.direction!r}" + (", layout=1" if self.layout else "")
 
 
-def _lengths(sequence_lens: Tensor, steps: int, batch: int) -> Tensor:
+def _lengths(sequence_lens: Tensor | None, steps: int, batch: int) -> Tensor | None:
+    """Checked here, for the argument's name."""
+    if sequence_lens is None:
+        return None
     if sequence_lens.is_floating_point():
         raise TypeError(f"sequence_lens: expected integers, got {sequence_lens.dtype}")
-    lengths = sequence_lens.detach().cpu().long()
-    if lengths.shape != (batch,):
-        raise ValueError(f"sequence_lens: expected shape ({batch},), got {tuple(lengths.shape)}")
-    if batch and not (lengths.min() >= 1 and lengths.max() <= steps):
-        raise ValueError(f"sequence_lens: expected numbers from 1 to {steps}, got {lengths.tolist()}")
-    return lengths
+    if sequence_lens.shape != (batch,):
+        raise ValueError(f"sequence_lens: expected shape ({batch},), got {tuple(sequence_lens.shape)}")
+    if batch and not sequence_lens.is_cuda and not 0 <= sequence_lens.min() <= sequence_lens.max() <= steps:
+        raise ValueError(f"sequence_lens: expected numbers from 0 to {steps}, got {sequence_lens.tolist()}")
+    return sequence_lens
 
 
-def _backwards(steps: int, batch: int, lengths: Tensor | None, device: torch.device) -> Tensor:
-    """Which step comes at each step, (T, B, 1): each sequence from its own end, its padding left in place."""
-    t = torch.arange(steps, device=device).unsqueeze(1)
-    ends = t.new_full((batch,), steps) if lengths is None else lengths.to(device)
-    return torch.where(t < ends, ends - 1 - t, t).unsqueeze(2)
+def _activations(
+    names: Sequence[str] | None, alphas: Sequence[float] | None, betas: Sequence[float] | None, directions: int
+) -> tuple[str, str]:
+    """Of the candidate and of the gates, by our names."""
+    names = list(names or ["Sigmoid", "Tanh"] * directions)
+    expected = "Sigmoid or HardSigmoid, then Tanh, Relu or Softsign, the same in each direction"
+    lower = [name.lower() for name in names]
+    gate, candidate = (*lower[:2], "", "")[:2]
+    if lower != [gate, candidate] * directions or gate not in GATES or candidate not in CANDIDATES:
+        raise NotImplementedError(f"activations: expected {expected}, got {names}")
+    if gate == "sigmoid":
+        if alphas or betas:
+            raise NotImplementedError("activation_alpha, activation_beta: expected none; sigmoid and tanh have none")
+        return candidate, gate
+    alphas, betas = set(alphas or [0.2]), set(betas or [0.5])  # the operator's defaults
+    for name, slope in {"hard_sigmoid_fifth": 1 / 5, "hard_sigmoid": 1 / 6}.items():
+        if all(abs(alpha - slope) < 1e-4 for alpha in alphas) and betas == {0.5}:
+            return candidate, name
+    raise NotImplementedError(
+        f"HardSigmoid: expected alpha 1/5 or 1/6 and beta 1/2, got {sorted(alphas)} and {sorted(betas)}"
+    )
 
 
 def _layer(layer: Mapping[str, Any], name: str) -> Layer:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from gru_fused.weights.onnx import OnnxGRU, to_onnx
+from gru_fused.weights.onnx import OnnxGRU, attributes, to_onnx
 
 __all__ = ["from_onnx_model", "to_onnx_model"]
 
@@ -87,11 +87,7 @@ def to_onnx_model(gru: nn.RNNBase) -> Any:
     layers = to_onnx(gru)
     directions = 2 if gru.bidirectional else 1
     width = directions * gru.hidden_size
-    options = {
-        "hidden_size": gru.hidden_size,
-        "linear_before_reset": 1,
-        "direction": "bidirectional" if gru.bidirectional else "forward",
-    }
+    options = {"hidden_size": gru.hidden_size, **attributes(gru)}
     constants = {"joined": numpy.array([0, 0, width])}
     nodes = [helper.make_node("Split", ["hx"], [f"hx_l{k}" for k in range(len(layers))], "states", axis=0)]
     x = "input"
