@@ -6,7 +6,7 @@
 //   reset_before     gh_n = (r * hd) W_hn^T + b_hn  n = tanh(gi_n + gh_n)       (Cho et al. 2014)
 //   norm_recurrent   gh = LN(hd W_hh^T) + b_hh      LN(y) = gain (y - mean) / sqrt(variance + epsilon), over all 3H
 //   norm_sum         gh = LN(gi + hd W_hh^T) + b_hh r = sigmoid(gh_r), z = sigmoid(gh_z), n = tanh(r * gh_n)
-//   h' = n + keep * (h0 - n)                        keep = 1 - u (1 - z), u: how much of the update is made, or 1
+//   h' = h0 + u (1 - z) (n - h0)                    u: how much of the update is made, or 1; with 0, h' is h0 exactly
 //
 // u is an attention's score (AUGRU, Zhou et al. 2019), the mask of zoneout (Krueger et al. 2017), or their product. The
 // sigmoids and the tanh may be other functions.
@@ -90,7 +90,7 @@ GRU_FUSED_HD typename Math::Value variant_candidate(const Cell& cell, typename M
 template <class Math>
 GRU_FUSED_HD typename Math::Value variant_state(typename Math::Value z, typename Math::Value n,
                                                 typename Math::Value update, typename Math::Value h0) {
-  return n + (Math::one() - update * (Math::one() - z)) * (h0 - n);
+  return h0 + update * (Math::one() - z) * (n - h0);
 }
 
 // Gradients of a step; as GateGrads, with the one of u. For reset_before r and nr are not known yet: gh_n's gradient

@@ -123,7 +123,7 @@ class _Step:
             gh_r, gh_z, gh_n = gh.chunk(3, -1)
             r, z = self.gate(gi_r + gh_r), self.gate(gi_z + gh_z)
             n = self.candidate(gi_n + r * gh_n)
-        return n + (1 - update * (1 - z)) * (h0 - n)
+        return h0 + update * (1 - z) * (n - h0)
 
     def _projected(self, gi: Tensor, hd: Tensor) -> Tensor:
         if self.recurrence == "reset_after":

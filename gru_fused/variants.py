@@ -113,7 +113,7 @@ def gru(
         x, hx, batch_first, packed, lengths, reset, reset_state, attention, allow_empty
     )
     if x.shape[0] == 0:
-        empty = _sequences.no_steps(x, directions * hidden)
+        empty = _sequences.no_steps(input, directions * hidden)
         return (num_layers * (empty,) if all_layers else empty), hx.clone()
 
     dtype = hx.dtype
