@@ -104,7 +104,7 @@ class Variant:
 
 def ops_results(arguments: dict[str, Any], cotangents: tuple[Tensor, Tensor]) -> Results:
     """Output, h_n and every gradient, from the two ops."""
-    options = _enumerated(arguments)
+    options = enumerated(arguments)
     x, hx, weights, bias, batch_sizes, *rest = options.values()
     output, h_n, gates, normal, scale = _ops.variant(*options.values(), True, _ops.tf32(x))
     update, reset_state = arguments["update"], arguments["reset_state"]
@@ -156,7 +156,7 @@ def reference_results(
     return results | {f"grad {name}": grad for name, grad in zip(leaves, grads, strict=True)}
 
 
-def _enumerated(arguments: dict[str, Any]) -> dict[str, Any]:
+def enumerated(arguments: dict[str, Any]) -> dict[str, Any]:
     places = list(ACTIVATIONS)
     return arguments | {
         "recurrence": RECURRENCES.index(arguments["recurrence"]),
