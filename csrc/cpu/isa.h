@@ -4,6 +4,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "tangent_backward.h"
+#include "variant_forward.h"
 
 namespace gru_fused {
 namespace {
@@ -25,12 +26,14 @@ auto with_storage(DType dtype, const Action& action) {
 }
 
 size_t forward_scratch(const ForwardParams& params, int64_t threads) {
-  const Shape& shape = params.shape;
-  return with_storage(shape.dtype, [&](auto storage) {
+  return with_storage(params.shape.dtype,
+                      [&](auto storage) { return forward_bytes<decltype(storage)>(params, threads); });
+}
+
+size_t variant_forward_scratch(const VariantForwardParams& params, int64_t threads) {
+  return with_storage(params.shape.dtype, [&](auto storage) {
     using S = decltype(storage);
-    using T = Accumulate<S>;
-    return size_t(ForwardScratch(shape, cpu::plan_of(shape, threads), Simd<T>::lanes, FactorsOf<S>::terms).total) *
-           sizeof(T);
+    return forward_bytes<S, VariantSteps<S>>(params, threads);
   });
 }
 
@@ -43,6 +46,13 @@ size_t backward_scratch(const BackwardParams& params, int64_t threads) {
 
 void forward(const ForwardParams& params, void* scratch, const cpu::Parallel& parallel) {
   with_storage(params.shape.dtype, [&](auto storage) { run_forward<decltype(storage)>(params, scratch, parallel); });
+}
+
+void variant_forward(const VariantForwardParams& params, void* scratch, const cpu::Parallel& parallel) {
+  with_storage(params.shape.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    run_forward<S, VariantSteps<S>>(params, scratch, parallel);
+  });
 }
 
 void backward(const BackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
@@ -75,8 +85,19 @@ void tangent_backward(const TangentBackwardParams& params, void* scratch, const 
 }
 
 constexpr cpu::Kernels kernels_named(const char* name) {
-  return {name,    forward_scratch, backward_scratch, forward, backward, nullptr, nullptr, nullptr, nullptr,
-          tangent_scratch, tangent_backward_scratch, tangent, tangent_backward};
+  return {name,
+          forward_scratch,
+          backward_scratch,
+          forward,
+          backward,
+          variant_forward_scratch,
+          nullptr,
+          variant_forward,
+          nullptr,
+          tangent_scratch,
+          tangent_backward_scratch,
+          tangent,
+          tangent_backward};
 }
 
 }  // namespace
