@@ -18,7 +18,7 @@ __all__ = ["ACTIVATIONS", "RECURRENCES", "layer"]
 RECURRENCES = ("reset_after", "reset_before", "norm_recurrent", "norm_sum")
 ACTIVATIONS = {
     "sigmoid": torch.sigmoid,
-    "hard_sigmoid": F.hardsigmoid,
+    "hard_sigmoid": lambda x: (x / 6 + 0.5).clamp(0, 1),  # F.hardsigmoid's gradient has 1/6 in float32, always
     "hard_sigmoid_fifth": lambda x: (0.2 * x + 0.5).clamp(0, 1),
     "tanh": torch.tanh,
     "relu": torch.relu,

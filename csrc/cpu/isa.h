@@ -1,9 +1,10 @@
 // Fills one instruction set's table of kernels: each isa_*.cpp includes this once, with its own compiler flags.
 #pragma once
 
-#include "backward.h"
+#include "backward_steps.h"
 #include "forward.h"
 #include "tangent_backward.h"
+#include "variant_backward.h"
 #include "variant_forward.h"
 
 namespace gru_fused {
@@ -40,7 +41,14 @@ size_t variant_forward_scratch(const VariantForwardParams& params, int64_t threa
 size_t backward_scratch(const BackwardParams& params, int64_t threads) {
   return with_storage(params.shape.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return size_t(backward_layout<S>(params, backward_plan(params, threads)).total) * sizeof(Accumulate<S>);
+    return backward_bytes<S, PlainBackwardSteps<S>>(params, threads);
+  });
+}
+
+size_t variant_backward_scratch(const VariantBackwardParams& params, int64_t threads) {
+  return with_storage(params.shape.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    return backward_bytes<S, VariantBackwardSteps<S>>(params, threads);
   });
 }
 
@@ -56,7 +64,17 @@ void variant_forward(const VariantForwardParams& params, void* scratch, const cp
 }
 
 void backward(const BackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
-  with_storage(params.shape.dtype, [&](auto storage) { run_backward<decltype(storage)>(params, scratch, parallel); });
+  with_storage(params.shape.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    run_backward<S, PlainBackwardSteps<S>>(params, scratch, parallel);
+  });
+}
+
+void variant_backward(const VariantBackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
+  with_storage(params.shape.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    run_backward<S, VariantBackwardSteps<S>>(params, scratch, parallel);
+  });
 }
 
 template <class Layout>
@@ -91,9 +109,9 @@ constexpr cpu::Kernels kernels_named(const char* name) {
           forward,
           backward,
           variant_forward_scratch,
-          nullptr,
+          variant_backward_scratch,
           variant_forward,
-          nullptr,
+          variant_backward,
           tangent_scratch,
           tangent_backward_scratch,
           tangent,
