@@ -14,10 +14,13 @@ struct BackwardScratch {
   int64_t gi, gh;                                                         // of a piece, to recompute
   int64_t grad_h, product, grads, x_panels, h_panels, grad_x, bias_sums;  // of a piece
   int64_t grad_w_ih, grad_w_hh;  // of a piece, unless it writes its result directly
+  int64_t sums;                  // how many numbers for each unit are summed over all rows, for the biases
+  int64_t more;                  // of a piece: what `Steps` of Backward wants beside all this
   int64_t piece, teams, total;
 
-  BackwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, int terms, bool direct, bool recompute)
-      : gates(shape, plan, lanes, terms) {
+  BackwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, int terms, bool direct, bool recompute,
+                  int64_t sums = 4, int64_t more = 0)
+      : gates(shape, plan, lanes, terms), sums(sums), more(more) {
     constexpr int64_t line = 64 / sizeof(float);
     const int64_t width = 3 * lanes, hidden = shape.hidden, inputs = shape.inputs;
     padded = round_up(hidden, lanes);
@@ -36,11 +39,12 @@ struct BackwardScratch {
     x_panels = chunk * input_row;
     h_panels = chunk * state_row;
     grad_x = chunk * input_row;
-    bias_sums = 3 * 4 * padded;
+    bias_sums = 3 * sums * padded;
     grad_w_ih = direct ? 0 : round_up(3 * hidden * inputs, line);
     grad_w_hh = direct ? 0 : round_up(3 * hidden * hidden, line);
     piece = round_up(
-        gi + gh + grad_h + product + grads + x_panels + h_panels + grad_x + bias_sums + grad_w_ih + grad_w_hh, line);
+        gi + gh + grad_h + product + grads + x_panels + h_panels + grad_x + bias_sums + grad_w_ih + grad_w_hh + more,
+        line);
     teams = shape.directions * direction + plan.pieces(shape) * piece;
     total = teams + plan.pieces(shape) * int64_t(sizeof(Team) / sizeof(float));
   }

@@ -69,7 +69,8 @@ struct ForwardScratch {
   GateWeightsScratch weights;  // of one direction
   int64_t padded, inputs, gi, gh, state, factors, piece, teams, total;
 
-  ForwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, int terms)
+  // `more`: what `Steps` of Forward wants beside the states of a tile.
+  ForwardScratch(const Shape& shape, const cpu::Plan& plan, int64_t lanes, int terms, int64_t more = 0)
       : weights(shape, plan, lanes, terms) {
     constexpr int64_t line = 64 / sizeof(float);  // keeps every part on its own cache lines
     padded = weights.padded;
@@ -78,18 +79,88 @@ struct ForwardScratch {
     gh = plan.packed ? 0 : round_up(plan.tile_rows * 3 * padded, line);
     state = plan.tile_rows * padded;
     factors = terms == 1 ? 0 : plan.tile_rows * round_up(factors_in(padded, terms), lanes);
-    piece = inputs + gi + gh + round_up(2 * (state + factors), line);
+    piece = inputs + gi + gh + round_up(2 * (state + factors) + more, line);
     teams = shape.directions * weights.total + plan.pieces(shape) * piece;
     total = teams + plan.pieces(shape) * int64_t(sizeof(Team) / sizeof(float));
   }
 };
 
+// A member's part of a tile: batch rows [first, last) of one direction, and the panels of some units.
 template <class S>
-struct Forward {
+struct TilePart {
   using T = Accumulate<S>;
+
+  const Shape& shape;
+  const cpu::Plan& plan;
+  const GateWeights<S>& weights;
+  Member& member;
+  int direction;
+  int64_t first, last;
+  Range panels, units;
+  T* gh;      // as RecurrentProduct wants it
+  T* states;  // two of them, and what `Steps` of Forward wants beside them
+};
+
+// The steps of a tile: the plain cell.
+template <class S>
+struct PlainSteps {
+  using T = Accumulate<S>;
+  using Params = ForwardParams;
   static constexpr int lanes = Simd<T>::lanes;
 
-  const ForwardParams& params;
+  static cpu::Plan plan(const Params& params, int64_t threads) { return cpu::plan_of(params.shape, threads); }
+  static ForwardScratch scratch(const Params& params, const cpu::Plan& plan) {
+    return {params.shape, plan, lanes, FactorsOf<S>::terms};
+  }
+
+  const TilePart<S>& tile;
+  const ForwardDirection& io;
+  States<S> state, next;  // before and after a step
+
+  PlainSteps(const Params& params, const ForwardScratch& layout, const TilePart<S>& tile)
+      : tile(tile), io(params.direction[tile.direction]) {
+    const auto states_at = [&](int64_t which) {
+      return States<S>::at(tile.states + which * layout.state, tile.states + 2 * layout.state + which * layout.factors,
+                           tile.plan.tile_rows);
+    };
+    state = states_at(0), next = states_at(1);
+  }
+
+  bool projects() const { return true; }
+
+  // The state before the first step of a row of the tile.
+  void begin(int64_t row) const {
+    const S* const hx = static_cast<const S*>(io.hx.data) + (tile.first + row) * io.hx.row;
+    for (int64_t unit = tile.units.begin; unit < tile.units.end; unit += lanes)
+      state.set(row, unit, load(hx + unit, valid_lanes<T>(unit, tile.shape.hidden)));
+  }
+
+  // A row that takes no part in a step.
+  void stay(int64_t row) const {
+    for (int64_t unit = tile.units.begin; unit < tile.units.end; unit += lanes)
+      next.set(row, unit, load(state.numbers.at(row, unit)));
+  }
+
+  // The s-th step of the first `rows` rows; gi is theirs.
+  void make_step(int64_t s, int64_t rows, const T* gi) const {
+    const int64_t t = tile.shape.time_of(s, tile.direction);
+    S* const gates = io.gates.data ? row_of<S>(tile.shape, io.gates, t, tile.first) : nullptr;
+    const TileStates<S> results{io,   tile.shape.hidden, state, next, row_of<S>(tile.shape, io.output, t, tile.first),
+                                gates};
+    using Step = CellStep<S, TileStates<S>>;
+    make(RecurrentProduct<S, Step>{tile.weights, tile.plan.packed ? state.factors : state.numbers, tile.gh,
+                                   Step{tile.weights, gi, tile.plan.chunk_rows(), results}},
+         rows, tile.panels);
+  }
+};
+
+template <class S, class Steps = PlainSteps<S>>
+struct Forward {
+  using T = Accumulate<S>;
+  using Params = typename Steps::Params;
+  static constexpr int lanes = Simd<T>::lanes;
+
+  const Params& params;
   const cpu::Plan plan;
   const ForwardScratch layout;
   T* const scratch;
@@ -125,58 +196,39 @@ struct Forward {
   // Rows [first, last) of the batch, a member's part of the units.
   void tile(int64_t i, int direction, int64_t first, int64_t last, Member& member) const {
     const Shape& shape = params.shape;
-    const int64_t hidden = shape.hidden;
-    const ForwardDirection& io = params.direction[direction];
-    const Range part = member.part(layout.weights.panels), units{part.begin * lanes, part.end * lanes};
+    const Range panels = member.part(layout.weights.panels), units{panels.begin * lanes, panels.end * lanes};
     const GateWeights<S> weights = weights_of(direction);
     T* const scratch = piece_of(i);
     const Blocks<T> inputs{scratch, plan.chunk_rows()};
     T* const gi = scratch + layout.inputs;
     T* const gh = gi + layout.gi;
-    T* const states = gh + layout.gh;
-    const auto states_at = [&](int64_t which) {
-      return States<S>::at(states + which * layout.state, states + 2 * layout.state + which * layout.factors,
-                           plan.tile_rows);
-    };
-    States<S> state = states_at(0), next = states_at(1);
-    const S* hx = static_cast<const S*>(io.hx.data);
-    for (int64_t row = first; row < last; ++row)
-      for (int64_t unit = units.begin; unit < units.end; unit += lanes)
-        state.set(row - first, unit, load(hx + row * io.hx.row + unit, valid_lanes<T>(unit, hidden)));
+    const TilePart<S> part{shape, plan, weights, member, direction, first, last, panels, units, gh, gh + layout.gh};
+    Steps steps(params, layout, part);
+    for (int64_t row = 0; row < last - first; ++row) steps.begin(row);
 
     int64_t alive = last - first;
     for (int64_t begin = 0; begin < shape.steps; begin += plan.chunk_steps) {
       const int64_t end = begin + plan.chunk_steps < shape.steps ? begin + plan.chunk_steps : shape.steps;
-      project(weights, direction, first, last, begin, end, inputs, gi, member);
-      int64_t done = 0;  // rows of the chunk
+      if (steps.projects()) project(weights, direction, first, last, begin, end, inputs, gi, member);
+      member.meet_after_chunk();  // so that a step's time is its own; and before the first step the states are there
+      int64_t done = 0;           // rows of the chunk
       for (int64_t s = begin; s < end; ++s) {
-        const int64_t t = shape.time_of(s, direction), rows = shape.rows_between(t, first, last);
+        const int64_t rows = shape.rows_between(shape.time_of(s, direction), first, last);
         // A row that has just ended, or not begun, has its state in both buffers, which change places.
-        for (int64_t row = rows; row < alive; ++row)
-          for (int64_t unit = units.begin; unit < units.end; unit += lanes)
-            next.set(row, unit, load(state.numbers.at(row, unit)));
+        for (int64_t row = rows; row < alive; ++row) steps.stay(row);
         alive = rows;
-        if (rows > 0) {
-          S* const output = static_cast<S*>(io.output.data) + shape.step_offset(io.output, t) + first * io.output.row;
-          S* const gates = io.gates.data
-                               ? static_cast<S*>(io.gates.data) + shape.step_offset(io.gates, t) + first * io.gates.row
-                               : nullptr;
-          const TileStates<S> results{io, hidden, state, next, output, gates};
-          using Step = CellStep<S, TileStates<S>>;
-          make(RecurrentProduct<S, Step>{weights, plan.packed ? state.factors : state.numbers, gh,
-                                         Step{weights, gi + done * kWidth<T>, plan.chunk_rows(), results}},
-               rows, part);
-        }
+        if (rows > 0) steps.make_step(s, rows, gi + done * kWidth<T>);
         member.meet_after_step();  // the next needs all units
         done += rows;
-        std::swap(state, next);
+        std::swap(steps.state, steps.next);
       }
     }
 
-    S* h_n = static_cast<S*>(io.h_n.data);
+    const auto& h_n = params.direction[direction].h_n;
     for (int64_t row = first; row < last; ++row)
       for (int64_t unit = units.begin; unit < units.end; unit += lanes)
-        store(h_n + row * io.h_n.row + unit, load(state.numbers.at(row - first, unit)), valid_lanes<T>(unit, hidden));
+        store(static_cast<S*>(h_n.data) + row * h_n.row + unit, load(steps.state.numbers.at(row - first, unit)),
+              valid_lanes<T>(unit, shape.hidden));
   }
 
   // The input projection of the steps [begin, end), in the order of the recurrence, of a tile's rows that are alive.
@@ -193,24 +245,28 @@ struct Forward {
         put_row<S>(inputs, rows + row, x + row * io.x.row, shape.inputs, plan.packed);
       rows += alive;
     }
-    member.meet_after_chunk();  // all rows are there, and, before the first step, the states
+    member.meet_after_chunk();  // all rows are there
     if (rows > 0) make(Projection<S>{weights, inputs, gi}, rows, member.part(layout.weights.panels));
-    member.meet_after_chunk();  // so that a step's time is its own
   }
 };
 
-template <class S>
-void run_forward(const ForwardParams& params, void* scratch, const cpu::Parallel& parallel) {
-  const cpu::Plan plan = cpu::plan_of(params.shape, parallel.threads);
-  const Forward<S> forward{params, plan,
-                           ForwardScratch(params.shape, plan, Simd<Accumulate<S>>::lanes, FactorsOf<S>::terms),
-                           static_cast<Accumulate<S>*>(scratch)};
-  const auto pack = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->pack(i); };
-  const auto work = [](const void* self, int64_t i) { static_cast<const Forward<S>*>(self)->work(i); };
+template <class S, class Steps = PlainSteps<S>>
+void run_forward(const typename Steps::Params& params, void* scratch, const cpu::Parallel& parallel) {
+  using Run = Forward<S, Steps>;
+  const cpu::Plan plan = Steps::plan(params, parallel.threads);
+  const Run forward{params, plan, Steps::scratch(params, plan), static_cast<Accumulate<S>*>(scratch)};
+  const auto pack = [](const void* self, int64_t i) { static_cast<const Run*>(self)->pack(i); };
+  const auto work = [](const void* self, int64_t i) { static_cast<const Run*>(self)->work(i); };
   const bool parallel_now = side_by_side(plan, params.shape);
   for (int64_t i = 0; i < plan.pieces(params.shape); ++i) new (forward.team_of(i)) Team;
   run_all(parallel_now, parallel, params.shape.directions * forward.layout.weights.panels, pack, &forward);
   run_all(parallel_now, parallel, plan.workers(params.shape), work, &forward);
+}
+
+// Bytes of scratch memory.
+template <class S, class Steps = PlainSteps<S>>
+size_t forward_bytes(const typename Steps::Params& params, int64_t threads) {
+  return size_t(Steps::scratch(params, Steps::plan(params, threads)).total) * sizeof(Accumulate<S>);
 }
 
 }  // namespace

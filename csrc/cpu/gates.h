@@ -89,7 +89,8 @@ struct GateWeights {
 
   void pack(int64_t p) const {
     if (packed) {
-      pack_gates<Factors>(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p, w_ih_panel(p));
+      if (io.w_ih.data)
+        pack_gates<Factors>(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p, w_ih_panel(p));
       pack_gates<Factors>(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, hidden, p, w_hh_panel(p));
     }
     const int count = valid_lanes<T>(p * lanes, hidden);
@@ -155,7 +156,8 @@ struct Projection {
 // h W_hh^T, and what an epilogue makes of it while the sums are in registers: for each row and panel
 //   void prefetch(row, panel)              called some time before
 //   void operator()(row, panel, sums)      takes one vector of sums for each gate
-template <class S, class Epilogue>
+// Of r, z, n all gates, or `count` from one of them on; then the weights lie in panels.
+template <class S, class Epilogue, int first_gate = 0, int count = 3>
 struct RecurrentProduct {
   using T = Accumulate<S>;
   static constexpr int lanes = Simd<T>::lanes;
@@ -167,10 +169,10 @@ struct RecurrentProduct {
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
-    Vec<T> acc[P][M][3] = {};
+    Vec<T> acc[P][M][count] = {};
     const T* of_panel[P];
     for (int p = 0; p < P; ++p) {
-      of_panel[p] = weights.w_hh_panel(panel + p);
+      of_panel[p] = weights.w_hh_panel(panel + p) + first_gate * lanes;
       for (int m = 0; m < M; ++m) epilogue.prefetch(row + m, panel + p);
     }
     const RowsOf<T> rows{h.from(row)};

@@ -6,20 +6,20 @@
 namespace gru_fused {
 namespace {
 
-// Three blocks of gate gradients, each H wide, and the rows of a weight [3H, columns] that belong to them.
-template <class T>
+// Blocks of gate gradients, each H wide, and the rows of a weight [3H, columns] that belong to them.
+template <class T, int count = 3>
 struct GateBlocks {
-  Blocks<const T> grads;  // begins with the first of the three; the next is `padded` on
+  Blocks<const T> grads;  // begins with the first of them; the next is `padded` on
   int64_t hidden, padded;
-  int64_t gate[3];  // the gate (r, z, n: 0, 1, 2) of each block
+  int64_t gate[count];  // the gate (r, z, n: 0, 1, 2) of each block
 };
 
 // to (+)= their product with the first G vectors of a weight's panels.
-template <class T, int G>
+template <class T, int G, int count>
 struct GateProduct {
   static constexpr int lanes = Simd<T>::lanes;
 
-  GateBlocks<T> blocks;
+  GateBlocks<T, count> blocks;
   const T* weights;  // [panels][3H][kWidth]
   Blocks<T> to;
   bool add, far;
@@ -27,7 +27,7 @@ struct GateProduct {
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
     Vec<T> acc[P][M][G] = {};
-    for (int b = 0; b < 3; ++b) {
+    for (int b = 0; b < count; ++b) {
       const T* of_panel[P];
       for (int p = 0; p < P; ++p)
         of_panel[p] = weights + (3 * (panel + p) + blocks.gate[b]) * blocks.hidden * kWidth<T>;
@@ -50,16 +50,17 @@ struct GateProduct {
 };
 
 // A part of the weight's panels; the last may have columns for fewer vectors.
-template <class T>
-void multiply_panels(const GateBlocks<T>& blocks, int64_t rows, const T* weights, int64_t columns, Range part,
+template <class T, int count>
+void multiply_panels(const GateBlocks<T, count>& blocks, int64_t rows, const T* weights, int64_t columns, Range part,
                      const Blocks<T>& to, bool add) {
   const int64_t size = 3 * blocks.hidden * kWidth<T>, full = columns / kWidth<T>;
   const bool far = columns * 3 * blocks.hidden * int64_t(sizeof(T)) > kFarWeights;
-  for_blocks(rows, {part.begin, part.end < full ? part.end : full}, GateProduct<T, 3>{blocks, weights, to, add, far});
+  for_blocks(rows, {part.begin, part.end < full ? part.end : full},
+             GateProduct<T, 3, count>{blocks, weights, to, add, far});
   if (part.end > full)
     with_vectors<T>(full * kWidth<T>, columns, [&](auto vectors) {
       for_blocks(rows, {0, 1},
-                 GateProduct<T, vectors>{blocks, weights + full * size, to.from(0, full * kWidth<T>), add, far});
+                 GateProduct<T, vectors, count>{blocks, weights + full * size, to.from(0, full * kWidth<T>), add, far});
     });
 }
 
@@ -147,17 +148,17 @@ struct BiasSums {
   static constexpr int lanes = Simd<T>::lanes;
   static constexpr int kBlock = 16;
 
-  int64_t padded;  // of the 4 blocks of gate gradients
-  Range units;     // whose sums these are
-  T* sums;         // [3][4 padded]: over all rows, what rounding left out of it, over a block
+  int64_t padded, blocks;  // of gate gradients: 4, and more if more is summed
+  Range units;             // whose sums these are
+  T* sums;                 // [3][blocks padded]: over all rows, what rounding left out of it, over a block
   int rows_in_block = 0;
 
-  T* carried() const { return sums + 4 * padded; }
-  T* block() const { return sums + 8 * padded; }
+  T* carried() const { return sums + blocks * padded; }
+  T* block() const { return sums + 2 * blocks * padded; }
 
   template <class Action>
   void for_each(const Action& action) const {
-    for (int64_t g = 0; g < 4; ++g)
+    for (int64_t g = 0; g < blocks; ++g)
       for (int64_t unit = units.begin; unit < units.end; unit += lanes) action(g * padded + unit);
   }
 

@@ -1,9 +1,11 @@
 // Fills one instruction set's table of kernels: each isa_*.cpp includes this once, with its own compiler flags.
 #pragma once
 
-#include "backward.h"
+#include "backward_steps.h"
 #include "forward.h"
 #include "tangent_backward.h"
+#include "variant_backward.h"
+#include "variant_forward.h"
 
 namespace gru_fused {
 namespace {
@@ -25,19 +27,28 @@ auto with_storage(DType dtype, const Action& action) {
 }
 
 size_t forward_scratch(const ForwardParams& params, int64_t threads) {
-  const Shape& shape = params.shape;
-  return with_storage(shape.dtype, [&](auto storage) {
+  return with_storage(params.shape.dtype,
+                      [&](auto storage) { return forward_bytes<decltype(storage)>(params, threads); });
+}
+
+size_t variant_forward_scratch(const VariantForwardParams& params, int64_t threads) {
+  return with_storage(params.shape.dtype, [&](auto storage) {
     using S = decltype(storage);
-    using T = Accumulate<S>;
-    return size_t(ForwardScratch(shape, cpu::plan_of(shape, threads), Simd<T>::lanes, FactorsOf<S>::terms).total) *
-           sizeof(T);
+    return forward_bytes<S, VariantSteps<S>>(params, threads);
   });
 }
 
 size_t backward_scratch(const BackwardParams& params, int64_t threads) {
   return with_storage(params.shape.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return size_t(backward_layout<S>(params, backward_plan(params, threads)).total) * sizeof(Accumulate<S>);
+    return backward_bytes<S, PlainBackwardSteps<S>>(params, threads);
+  });
+}
+
+size_t variant_backward_scratch(const VariantBackwardParams& params, int64_t threads) {
+  return with_storage(params.shape.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    return backward_bytes<S, VariantBackwardSteps<S>>(params, threads);
   });
 }
 
@@ -45,8 +56,25 @@ void forward(const ForwardParams& params, void* scratch, const cpu::Parallel& pa
   with_storage(params.shape.dtype, [&](auto storage) { run_forward<decltype(storage)>(params, scratch, parallel); });
 }
 
+void variant_forward(const VariantForwardParams& params, void* scratch, const cpu::Parallel& parallel) {
+  with_storage(params.shape.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    run_forward<S, VariantSteps<S>>(params, scratch, parallel);
+  });
+}
+
 void backward(const BackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
-  with_storage(params.shape.dtype, [&](auto storage) { run_backward<decltype(storage)>(params, scratch, parallel); });
+  with_storage(params.shape.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    run_backward<S, PlainBackwardSteps<S>>(params, scratch, parallel);
+  });
+}
+
+void variant_backward(const VariantBackwardParams& params, void* scratch, const cpu::Parallel& parallel) {
+  with_storage(params.shape.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    run_backward<S, VariantBackwardSteps<S>>(params, scratch, parallel);
+  });
 }
 
 template <class Layout>
@@ -75,8 +103,19 @@ void tangent_backward(const TangentBackwardParams& params, void* scratch, const 
 }
 
 constexpr cpu::Kernels kernels_named(const char* name) {
-  return {name,    forward_scratch, backward_scratch, forward, backward, nullptr, nullptr, nullptr, nullptr,
-          tangent_scratch, tangent_backward_scratch, tangent, tangent_backward};
+  return {name,
+          forward_scratch,
+          backward_scratch,
+          forward,
+          backward,
+          variant_forward_scratch,
+          variant_backward_scratch,
+          variant_forward,
+          variant_backward,
+          tangent_scratch,
+          tangent_backward_scratch,
+          tangent,
+          tangent_backward};
 }
 
 }  // namespace

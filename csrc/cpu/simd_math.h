@@ -38,7 +38,12 @@ struct VectorMath {
   using Value = Vec<T>;
   using C = ExpConstants<T>;
 
-  static inline __attribute__((always_inline)) Value one() { return broadcast(T(1)); }
+  static inline __attribute__((always_inline)) Value number(double x) { return broadcast(T(x)); }
+  static inline __attribute__((always_inline)) Value one() { return number(1); }
+  // NaN stays, if it is the first.
+  static inline __attribute__((always_inline)) Value max(Value x, Value y) { return x < y ? y : x; }
+  static inline __attribute__((always_inline)) Value min(Value x, Value y) { return x > y ? y : x; }
+  static inline __attribute__((always_inline)) Value positive(Value x) { return x > Value{} ? one() : Value{}; }
 
   // x = k ln 2 + r: `scale` is 2^k and `minus_one` is e^r - 1.
   struct Exp {
