@@ -113,6 +113,22 @@ class GRU(WithOptions, nn.RNNBase):
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
         return [f"{name}_l{k}{suffix}" for k in range(self.num_layers) for suffix in suffixes for name in names]
 
+    @property
+    def _flat_weights(self) -> list[Tensor | None]:
+        """The parameters where they are now: after tying, replacing, parametrizing there is no copy to refresh."""
+        parameters = self._parameters
+        try:
+            return [parameters[name] for name in self._flat_weights_names]
+        except KeyError:  # computed (parametrized, pruned) or deleted
+            return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, value: list[Tensor | None]) -> None:
+        """nn.RNNBase assigns its own list, which is not needed."""
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do: the kernels read the parameters where they are."""
+
     def forward(
         self,
         input: Tensor | PackedSequence,
