@@ -4,7 +4,7 @@
 #   make example NAME=bptt   one of examples/*.py; docs/recipes.md says what they show
 #   make test    the tests
 #   make fuzz    the fuzz test at length: make fuzz N=100000
-#   make bench   the benchmarks, paired with nn.GRU and with every peer that is installed
+#   make bench   the benchmarks, paired with nn.GRU and with every peer that is installed; and what each option costs
 #   make lint    ruff and clang-format; make format applies them
 #   make gpu-check OUT=dir   on a machine with a GPU: build, tests, sanitizers, benchmarks, in 10 minutes at most
 #                            (in no virtual environment and with no network: with PYTHON and what it has)
@@ -44,6 +44,7 @@ fuzz: build
 
 bench: build
 	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks.options $(filter --quick,$(ARGS))
 
 bench-peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet $(PEERS)
