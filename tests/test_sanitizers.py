@@ -1,7 +1,7 @@
 """The CPU kernels touch no memory but their own, race with nothing, and are right for every vector width.
 
-tests/native/kernels_check.cpp (forward and backward) and sweeps_check.cpp (the second order) run them over random
-shapes, packed and padded, against plain loops in double.
+tests/native/kernels_check.cpp (forward and backward), variants_check.cpp (those of the cell's variants) and
+sweeps_check.cpp (the second order) run them over random shapes, packed and padded, against plain loops in double.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from native.build import AVX2, COMMON, CSRC, CXX, HERE, compile_all, has, run
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the program names x86-64's instruction sets")
 
 CASES = 400
-PROGRAMS = ["kernels_check", "sweeps_check"]
+PROGRAMS = ["kernels_check", "variants_check", "sweeps_check"]
 
 
 @pytest.mark.parametrize(

@@ -141,17 +141,24 @@ def reference_results(
     """The same by automatic differentiation of the reference, in a dtype of its own."""
     given = dict(arguments)
     leaves = {}
-    for name in ("hx", "x", "update", "reset_state"):
-        if given[name] is not None:
-            given[name] = leaves[name] = given[name].detach().to(dtype).requires_grad_()
     given["weights"] = [weight.detach().to(dtype).requires_grad_() for weight in given["weights"]]
-    leaves |= {f"weights[{i}]": weight for i, weight in enumerate(given["weights"])}
+    for name in ("hx", "x", "weights", "update", "reset_state"):  # the order of ops_results
+        if name == "weights":
+            leaves |= {f"weights[{i}]": weight for i, weight in enumerate(given["weights"])}
+        elif given[name] is not None:
+            given[name] = leaves[name] = given[name].detach().to(dtype).requires_grad_()
     if given["dropout"] is not None:
         given["dropout"] = given["dropout"].to(dtype)
     if given["lengths"] is not None and given["recurrence"].startswith("norm"):
         given["x"] = reference_variants.alive_only(given["x"], given["lengths"])
     output, h_n = reference_variants.layer(**given)
-    grads = torch.autograd.grad((output, h_n), list(leaves.values()), [y.to(dtype) for y in cotangents])
+    grads = torch.autograd.grad(
+        (output, h_n),
+        list(leaves.values()),
+        [y.to(dtype) for y in cotangents],
+        allow_unused=True,  # a state that no reset sets
+        materialize_grads=True,
+    )
     results = {"output": output.detach(), "h_n": h_n.detach()}
     return results | {f"grad {name}": grad for name, grad in zip(leaves, grads, strict=True)}
 
