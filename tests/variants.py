@@ -140,12 +140,13 @@ def reference_results(
 ) -> Results:
     """The same by automatic differentiation of the reference, in a dtype of its own."""
     given = dict(arguments)
-    leaves = {}
-    for name in ("hx", "x", "update", "reset_state"):
-        if given[name] is not None:
-            given[name] = leaves[name] = given[name].detach().to(dtype).requires_grad_()
     given["weights"] = [weight.detach().to(dtype).requires_grad_() for weight in given["weights"]]
-    leaves |= {f"weights[{i}]": weight for i, weight in enumerate(given["weights"])}
+    leaves = {}
+    for name in ("hx", "x", "weights", "update", "reset_state"):  # in the order of the op's gradients
+        if name == "weights":
+            leaves |= {f"weights[{i}]": weight for i, weight in enumerate(given["weights"])}
+        elif given[name] is not None:
+            given[name] = leaves[name] = given[name].detach().to(dtype).requires_grad_()
     if given["dropout"] is not None:
         given["dropout"] = given["dropout"].to(dtype)
     if given["lengths"] is not None and given["recurrence"].startswith("norm"):

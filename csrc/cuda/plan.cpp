@@ -79,6 +79,7 @@ class Search {
   Search(const Device& device, const Problem& problem) : device_(device), problem_(problem) {
     best_.arithmetic = problem.arithmetic;
     best_.backward = problem.backward;
+    best_.variant = problem.variant;
     best_.step_nanoseconds = separate_step(problem);
   }
 
@@ -90,6 +91,7 @@ class Search {
     plan.exchange = exchange;
     plan.arithmetic = problem_.arithmetic;
     plan.backward = problem_.backward;
+    plan.variant = problem_.variant;
     const Traits traits = traits_of(plan.arithmetic);
     Cut& cut = plan.cut;
     cut.groups = ceil_div(problem_.hidden, kGroup);
@@ -102,7 +104,7 @@ class Search {
     cut.tiles = tiles;
     plan.row_teams = ceil_div(problem_.batch, plan.rows());
     plan.teams = plan.row_teams * problem_.directions;
-    plan.shared_bytes = layout_of(plan.arithmetic, exchange, plan.backward, cut).bytes;
+    plan.shared_bytes = layout_of(plan.arithmetic, exchange, plan.backward, cut, plan.variant).bytes;
 
     if (plan.shared_bytes > device_.shared_bytes) return;
     if (regime == Regime::block && cut.ctas != 1) return;

@@ -74,6 +74,7 @@ struct Problem {
   int64_t batch = 0, hidden = 0;
   int directions = 1;
   bool backward = false;
+  bool variant = false;  // of the cell: variant_cell.h
 };
 
 // How one team's work is cut. Goes to the kernel by value.
@@ -94,7 +95,7 @@ struct Plan {
   Regime regime = Regime::steps;
   Exchange exchange = Exchange::block;
   Arithmetic arithmetic = Arithmetic::f32;
-  bool backward = false;
+  bool backward = false, variant = false;
   Cut cut;
   int row_teams = 0;  // teams of one direction: they share out the batch
   int teams = 0;
@@ -115,12 +116,13 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
 
 // Shared memory of a CTA, in bytes from its beginning.
 struct Layout {
-  int row_words;      // from one row of the operand to the next, in 32-bit words
-  int operand_words;  // of a row, without padding
-  int64_t operand;    // [buffers][rows] rows
-  int64_t partials;   // sums of each split: [2][tile][split][group][gate][element][lane], if there are splits
-  int64_t state;      // of the units that this CTA owns: [tile][group][element][lane]
-  int64_t weights;    // fragments beyond the registers': [warp][step][gate][lane]
+  int row_words;                // from one row of the operand to the next, in 32-bit words
+  int operand_words;            // of a row, without padding
+  int64_t operand;              // [buffers][rows] rows
+  int64_t partials;             // sums of each split: [2][tile][split][group][gate][element][lane], if there are splits
+  int64_t state;                // of the units that this CTA owns: [tile][group][element][lane]
+  int64_t weights;              // fragments beyond the registers': [warp][step][gate][lane]
+  int64_t dropout, reset_grad;  // of a variant, as state; the second in the backward
   int64_t bytes;
 };
 
@@ -128,7 +130,8 @@ GRU_FUSED_HD int operand_buffers(Exchange exchange) {
   return exchange == Exchange::block || exchange == Exchange::cluster ? 2 : 1;
 }
 
-GRU_FUSED_HD Layout layout_of(Arithmetic arithmetic, Exchange exchange, bool backward, const Cut& cut) {
+GRU_FUSED_HD Layout layout_of(Arithmetic arithmetic, Exchange exchange, bool backward, const Cut& cut,
+                              bool variant = false) {
   const Traits traits = traits_of(arithmetic);
   const auto aligned = [](int64_t bytes) { return (bytes + 15) / 16 * 16; };
   Layout layout{};
@@ -144,7 +147,9 @@ GRU_FUSED_HD Layout layout_of(Arithmetic arithmetic, Exchange exchange, bool bac
   layout.state = layout.partials + (cut.splits > 1 ? 2 * owned * cut.splits * sums * lanes : 0);
   layout.weights = layout.state + owned * lanes;
   const int64_t beyond = cut.steps_per_warp > traits.held ? cut.steps_per_warp - traits.held : 0;
-  layout.bytes = layout.weights + cut.warps() * beyond * kGates * kFragmentBytes;
+  layout.dropout = layout.weights + cut.warps() * beyond * kGates * kFragmentBytes;
+  layout.reset_grad = layout.dropout + owned * lanes;
+  layout.bytes = layout.dropout + (variant ? (backward ? 2 : 1) * owned * lanes : 0);
   return layout;
 }
 
