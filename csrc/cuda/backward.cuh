@@ -30,13 +30,15 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
     fill_operands(place, Exchanging::kExchange, [](int, int) { return Value(0); });
     // The part of dL/dh that does not come through W_hh.
     place.for_own_tiles([&](int tile) {
-      for (int e = 0; e < kElements; ++e) {
-        const int64_t row = place.first_row + place.row(tile, e);
-        const bool exists = place.exists(tile, e);
+      for (int e = 0; e < kElements; ++e)
         place.state(tile, e) =
-            my.grad_h_n.data && exists ? widen<Value>(*at<Scalar>(my.grad_h_n, 0, row, place.unit(e))) : Value(0);
-        if constexpr (kVariant) {
-          place.dropout(tile, e) = exists ? options.dropout(row, place.unit(e)) : Value(0);
+            my.grad_h_n.data && place.exists(tile, e)
+                ? widen<Value>(*at<Scalar>(my.grad_h_n, 0, place.first_row + place.row(tile, e), place.unit(e)))
+                : Value(0);
+      if constexpr (kVariant) {
+        for (int e = 0; e < kElements; ++e) {
+          place.dropout(tile, e) =
+              place.exists(tile, e) ? options.dropout(place.first_row + place.row(tile, e), place.unit(e)) : Value(0);
           place.reset_grad(tile, e) = 0;
         }
       }
@@ -104,32 +106,27 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
                    [[maybe_unused]] Value of_update[kElements];
                    GRU_FUSED_UNROLL
                    for (int e = 0; e < kElements; ++e) {
-                     Value d = place.state(tile, e);
-                     bool runs = place.exists(tile, e) && place.first_row + place.row(tile, e) < alive;
+                     Value product = products[0][e];
+                     if constexpr (kVariant) product *= place.dropout(tile, e);
+                     Value d = place.state(tile, e) + product;
                      if constexpr (kVariant) {
-                       d += products[0][e] * place.dropout(tile, e);
+                       of_update[e] = 0;
                        if (saved.options.is_reset(e)) {
                          place.reset_grad(tile, e) += d;
                          d = 0;
                        }
-                       runs = saved.options.is_alive(e);
-                       of_update[e] = 0;
-                     } else {
-                       d += products[0][e];
                      }
                      sent[0][e] = sent[1][e] = sent[2][e] = a_n[e] = 0;
-                     if (runs) {
-                       const auto grads = [&] {
-                         if constexpr (kVariant) {
-                           const auto made = variant_backward<typename Form::Math>(loop.variant.cell, d + saved.grad[e],
-                                                                                   saved.gates[e],
-                                                                                   saved.options.update[e], saved.h[e]);
-                           of_update[e] = made.update;
-                           return made;
-                         } else {
-                           return cell_backward<typename Form::Math>(d + saved.grad[e], saved.gates[e], saved.h[e]);
+                     if (place.exists(tile, e) && place.first_row + place.row(tile, e) < alive) {
+                       if constexpr (kVariant) {
+                         if (!saved.options.is_alive(e)) {
+                           place.state(tile, e) = d;
+                           continue;
                          }
-                       }();
+                       }
+                       const auto grads = cell_back<typename Form::Math>(loop, d + saved.grad[e], saved.gates[e],
+                                                                         saved.h[e], saved.options, e);
+                       if constexpr (kVariant) of_update[e] = grads.update;
                        d = grads.h;
                        sent[0][e] = grads.r;
                        sent[1][e] = grads.z;
@@ -164,14 +161,15 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
 
     place.for_own_tiles([&](int tile) {
       for (int e = 0; e < kElements; ++e)
-        if (place.exists(tile, e)) {
-          const int64_t row = place.first_row + place.row(tile, e);
-          *at<Scalar>(my.grad_hx, 0, row, place.unit(e)) = narrow<Scalar>(place.state(tile, e));
-          if constexpr (kVariant) {
-            if (my.grad_reset_state.data)
-              *at<Scalar>(my.grad_reset_state, 0, row, place.unit(e)) = narrow<Scalar>(place.reset_grad(tile, e));
-          }
-        }
+        if (place.exists(tile, e))
+          *at<Scalar>(my.grad_hx, 0, place.first_row + place.row(tile, e), place.unit(e)) =
+              narrow<Scalar>(place.state(tile, e));
+      if constexpr (kVariant) {
+        for (int e = 0; e < kElements; ++e)
+          if (my.grad_reset_state.data && place.exists(tile, e))
+            *at<Scalar>(my.grad_reset_state, 0, place.first_row + place.row(tile, e), place.unit(e)) =
+                narrow<Scalar>(place.reset_grad(tile, e));
+      }
     });
     exchange.end();
   }

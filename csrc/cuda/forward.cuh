@@ -42,25 +42,33 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
       bias[3][i] = number(my.b_hh, 2);
     }
 
+    // The state before the first step, of a row of the batch.
     const auto first_state = [&](int64_t row, int unit) {
       if constexpr (kVariant) {
         if (options.resets(0, row)) return options.reset_state(row, unit);
       }
       return widen<Value>(*at<Scalar>(my.hx, 0, row, unit));
     };
+    const auto mask = [&](int64_t row, int unit) {
+      if constexpr (kVariant)
+        return options.dropout(row, unit);
+      else
+        return Value(1);
+    };
     // Every CTA reads the whole of hx; the rows and units that there are not stay zero in every operand.
     fill_operands(place, Exchanging::kExchange, [&](int row, int unit) {
-      if (row >= place.valid_rows || unit >= H) return Value(0);
-      Value value = first_state(place.first_row + row, unit);
-      if constexpr (kVariant) value = value * options.dropout(place.first_row + row, unit);
-      return value;
+      return row < place.valid_rows && unit < H
+                 ? first_state(place.first_row + row, unit) * mask(place.first_row + row, unit)
+                 : Value(0);
     });
     place.for_own_tiles([&](int tile) {
-      for (int e = 0; e < kElements; ++e) {
-        const int64_t row = place.first_row + place.row(tile, e);
-        const bool exists = place.exists(tile, e);
-        place.state(tile, e) = exists ? first_state(row, place.unit(e)) : Value(0);
-        if constexpr (kVariant) place.dropout(tile, e) = exists ? options.dropout(row, place.unit(e)) : Value(0);
+      for (int e = 0; e < kElements; ++e)
+        place.state(tile, e) =
+            place.exists(tile, e) ? first_state(place.first_row + place.row(tile, e), place.unit(e)) : Value(0);
+      if constexpr (kVariant) {
+        for (int e = 0; e < kElements; ++e)
+          place.dropout(tile, e) =
+              place.exists(tile, e) ? options.dropout(place.first_row + place.row(tile, e), place.unit(e)) : Value(0);
       }
     });
     exchange.start();
@@ -113,15 +121,10 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
                        }
                      }
                      const int u = Form::unit_index(e);
-                     const Value gi_r = inputs.gate[0][e], gi_z = inputs.gate[1][e];
-                     const Value gi_n = inputs.gate[2][e] + bias[2][u], gh_r = products[0][e] + bias[0][u];
-                     const Value gh_z = products[1][e] + bias[1][u], gh_n = products[2][e] + bias[3][u];
-                     Stepped<Value> stepped;
-                     if constexpr (kVariant)
-                       stepped = variant_forward<typename Form::Math>(loop.variant.cell, gi_r, gi_z, gi_n, gh_r, gh_z,
-                                                                      gh_n, inputs.options.update[e], h[e]);
-                     else
-                       stepped = cell_forward<typename Form::Math>(gi_r, gi_z, gi_n, gh_r, gh_z, gh_n, h[e]);
+                     const auto stepped = cell_step<typename Form::Math>(
+                         loop, inputs.gate[0][e], inputs.gate[1][e], inputs.gate[2][e] + bias[2][u],
+                         products[0][e] + bias[0][u], products[1][e] + bias[1][u], products[2][e] + bias[3][u], h[e],
+                         inputs.options, e);
                      place.state(tile, e) = h[e] = stepped.h;
                      gates[e] = stepped.gates;
                    }

@@ -24,7 +24,7 @@ const LoopKernels& loops_of() {
 
 template <class Form>
 const VariantLoopKernels& variant_loops_of() {
-  return kernels_of<Form, VariantForwardLoop, VariantBackwardLoop>();
+  return kernels_of<OfVariant<Form>, VariantForwardLoop, VariantBackwardLoop>();
 }
 
 }  // namespace gru_fused::cuda

@@ -44,7 +44,7 @@ double fragment_cycles(Arithmetic arithmetic) {
 
 double resident_step(const Device& device, const Plan& plan) {
   const Cut& cut = plan.cut;
-  const Traits traits = traits_of(plan.arithmetic);
+  const Traits traits = traits_of(plan.arithmetic, plan.variant);
   const double fragments = double(kGates) * cut.steps_per_warp;
   const double busy = std::max(1.0, cut.warps() / 4.0);
   double cycles = fragments * cut.tiles * busy * fragment_cycles(plan.arithmetic);
@@ -201,7 +201,7 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
     text << "a matrix product and a kernel of the gates each";
   } else {
     const Cut& cut = plan.cut;
-    const int held = std::min(cut.steps_per_warp, traits_of(plan.arithmetic).held);
+    const int held = std::min(cut.steps_per_warp, traits_of(plan.arithmetic, plan.variant).held);
     text << plan.teams << (plan.teams == 1 ? " team of " : " teams of ") << cut.ctas
          << (cut.ctas == 1 ? " CTA" : " CTAs") << " x " << plan.threads() << " threads, " << plan.rows()
          << " rows a team, " << cut.groups_per_cta * kGroup << " units a CTA, " << cut.splits

@@ -43,19 +43,20 @@ struct Traits {
   int held;           // fragments of each gate that a warp holds in registers; the rest: shared memory
 };
 
-GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic) {
+// A variant of the cell needs a few of the registers for its options.
+GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic, bool variant = false) {
   switch (arithmetic) {
     case Arithmetic::f32:
       return {8, 4, 4, 4, 2, 4};
     case Arithmetic::f64:
-      return {4, 4, 8, 8, 2, 5};
+      return {4, 4, 8, 8, 2, variant ? 4 : 5};
     case Arithmetic::tf32:
-      return {8, 8, 4, 4, 4, 10};
+      return {8, 8, 4, 4, 4, variant ? 8 : 10};
     case Arithmetic::bf16:
     case Arithmetic::f16:
       break;
   }
-  return {16, 8, 2, 4, 4, 10};
+  return {16, 8, 2, 4, 4, variant ? 8 : 10};
 }
 
 struct Device {
@@ -132,7 +133,7 @@ GRU_FUSED_HD int operand_buffers(Exchange exchange) {
 
 GRU_FUSED_HD Layout layout_of(Arithmetic arithmetic, Exchange exchange, bool backward, const Cut& cut,
                               bool variant = false) {
-  const Traits traits = traits_of(arithmetic);
+  const Traits traits = traits_of(arithmetic, variant);
   const auto aligned = [](int64_t bytes) { return (bytes + 15) / 16 * 16; };
   Layout layout{};
   // The backward multiplies with the gradients of three gates, the forward with one state.

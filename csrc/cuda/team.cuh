@@ -36,7 +36,9 @@ struct Place {
 
   template <class AnyLoop>
   __device__ __forceinline__ Place(const AnyLoop& loop, char* shared, Exchange exchange)
-      : cut(loop.cut), layout(layout_of(Form::kArithmetic, exchange, kBackward, loop.cut)), shared(shared) {
+      : cut(loop.cut),
+        layout(layout_of(Form::kArithmetic, exchange, kBackward, loop.cut, AnyLoop::kVariant)),
+        shared(shared) {
     threads = int(blockDim.x);
     thread = int(threadIdx.x);
     lane = thread % kWarp;

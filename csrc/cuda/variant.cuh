@@ -78,4 +78,23 @@ struct OptionsAhead<Value, kElements, true> {
   __device__ __forceinline__ bool is_reset(int element) const { return resets >> element & 1; }
 };
 
+// The step of a loop: the plain cell's, or the variant's.
+template <class Math, class AnyLoop, class Ahead, class Value>
+__device__ __forceinline__ auto cell_step(const AnyLoop& loop, Value gi_r, Value gi_z, Value gi_n, Value gh_r,
+                                          Value gh_z, Value gh_n, Value h, const Ahead& options, int element) {
+  if constexpr (AnyLoop::kVariant)
+    return variant_forward<Math>(loop.variant.cell, gi_r, gi_z, gi_n, gh_r, gh_z, gh_n, options.update[element], h);
+  else
+    return cell_forward<Math>(gi_r, gi_z, gi_n, gh_r, gh_z, gh_n, h);
+}
+
+template <class Math, class AnyLoop, class Ahead, class Value>
+__device__ __forceinline__ auto cell_back(const AnyLoop& loop, Value d, const Gates<Value>& gates, Value h,
+                                          const Ahead& options, int element) {
+  if constexpr (AnyLoop::kVariant)
+    return variant_backward<Math>(loop.variant.cell, d, gates, options.update[element], h);
+  else
+    return cell_backward<Math>(d, gates, h);
+}
+
 }  // namespace gru_fused::cuda
