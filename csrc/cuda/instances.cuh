@@ -7,13 +7,24 @@
 
 namespace gru_fused::cuda {
 
+template <class Form, class Forward, class Backward>
+const KernelsOf<Forward, Backward>& kernels_of() {
+  static const KernelsOf<Forward, Backward> kernels = {
+      {forward_loop<Form, BlockExchange, Forward>, forward_loop<Form, ClusterExchange, Forward>,
+       forward_loop<Form, PacketExchange, Forward>, forward_loop<Form, FlagExchange, Forward>},
+      {backward_loop<Form, BlockExchange, Backward>, backward_loop<Form, ClusterExchange, Backward>,
+       backward_loop<Form, PacketExchange, Backward>, backward_loop<Form, FlagExchange, Backward>}};
+  return kernels;
+}
+
 template <class Form>
 const LoopKernels& loops_of() {
-  static const LoopKernels kernels = {{forward_loop<Form, BlockExchange>, forward_loop<Form, ClusterExchange>,
-                                       forward_loop<Form, PacketExchange>, forward_loop<Form, FlagExchange>},
-                                      {backward_loop<Form, BlockExchange>, backward_loop<Form, ClusterExchange>,
-                                       backward_loop<Form, PacketExchange>, backward_loop<Form, FlagExchange>}};
-  return kernels;
+  return kernels_of<Form, ForwardLoop, BackwardLoop>();
+}
+
+template <class Form>
+const VariantLoopKernels& variant_loops_of() {
+  return kernels_of<OfVariant<Form>, VariantForwardLoop, VariantBackwardLoop>();
 }
 
 }  // namespace gru_fused::cuda

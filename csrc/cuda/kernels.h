@@ -9,16 +9,26 @@
 
 namespace gru_fused::cuda {
 
-struct LoopKernels {  // by Exchange
-  void (*forward[4])(ForwardLoop);
-  void (*backward[4])(BackwardLoop);
+template <class Forward, class Backward>
+struct KernelsOf {  // by Exchange
+  void (*forward[4])(Forward);
+  void (*backward[4])(Backward);
 };
+
+using LoopKernels = KernelsOf<ForwardLoop, BackwardLoop>;
+using VariantLoopKernels = KernelsOf<VariantForwardLoop, VariantBackwardLoop>;
 
 const LoopKernels& loops_f32();
 const LoopKernels& loops_f64();
 const LoopKernels& loops_tf32();
 const LoopKernels& loops_bf16();
 const LoopKernels& loops_f16();
+
+const VariantLoopKernels& variant_loops_f32();
+const VariantLoopKernels& variant_loops_f64();
+const VariantLoopKernels& variant_loops_tf32();
+const VariantLoopKernels& variant_loops_bf16();
+const VariantLoopKernels& variant_loops_f16();
 
 // One step of one direction on its own, or any rows whose products with W_hh are known: gates and states of `rows`
 // rows, row by row in every array.
@@ -95,5 +105,7 @@ int64_t workspace_bytes(const Plan& plan);
 // The loop's cut, teams and exchange memory are filled in from the plan and the workspace.
 std::string run_loop(const Plan& plan, ForwardLoop loop, void* workspace, cudaStream_t stream);
 std::string run_loop(const Plan& plan, BackwardLoop loop, void* workspace, cudaStream_t stream);
+std::string run_loop(const Plan& plan, VariantForwardLoop loop, void* workspace, cudaStream_t stream);
+std::string run_loop(const Plan& plan, VariantBackwardLoop loop, void* workspace, cudaStream_t stream);
 
 }  // namespace gru_fused::cuda

@@ -1,6 +1,9 @@
 // What the kernels that walk through time are told, by value; pointers are of the device. Layouts as in gru_params.h.
 #pragma once
 
+#include <type_traits>
+
+#include "../variant_params.h"
 #include "plan.h"
 
 namespace gru_fused::cuda {
@@ -21,8 +24,18 @@ struct BackwardLoopDirection {
   Rows<void> grad_hx;  // [B, H]
 };
 
+// Of the cell's variants: options within the same loop.
+struct VariantForwardLoopDirection : ForwardLoopDirection, VariantArguments {};
+
+struct VariantBackwardLoopDirection : BackwardLoopDirection, VariantArguments {
+  Rows<void> grad_update;       // [T, B, H] or null
+  Rows<void> grad_reset_state;  // [B, H] or null
+};
+
 template <class Direction>
 struct Loop {
+  static constexpr bool kVariant = std::is_base_of_v<VariantArguments, Direction>;
+
   Shape shape;
   Cut cut;
   int row_teams;
@@ -32,6 +45,14 @@ struct Loop {
 
 using ForwardLoop = Loop<ForwardLoopDirection>;
 using BackwardLoop = Loop<BackwardLoopDirection>;
+
+template <class Direction>
+struct VariantLoop : Loop<Direction> {
+  Variant variant;
+};
+
+using VariantForwardLoop = VariantLoop<VariantForwardLoopDirection>;
+using VariantBackwardLoop = VariantLoop<VariantBackwardLoopDirection>;
 
 // Two operands of a team, and a counter.
 GRU_FUSED_HD int64_t exchange_bytes(Exchange exchange, int64_t rows, int64_t operand_words) {

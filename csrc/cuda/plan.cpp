@@ -44,7 +44,7 @@ double fragment_cycles(Arithmetic arithmetic) {
 
 double resident_step(const Device& device, const Plan& plan) {
   const Cut& cut = plan.cut;
-  const Traits traits = traits_of(plan.arithmetic);
+  const Traits traits = traits_of(plan.arithmetic, plan.variant);
   const double fragments = double(kGates) * cut.steps_per_warp;
   const double busy = std::max(1.0, cut.warps() / 4.0);
   double cycles = fragments * cut.tiles * busy * fragment_cycles(plan.arithmetic);
@@ -79,6 +79,7 @@ class Search {
   Search(const Device& device, const Problem& problem) : device_(device), problem_(problem) {
     best_.arithmetic = problem.arithmetic;
     best_.backward = problem.backward;
+    best_.variant = problem.variant;
     best_.step_nanoseconds = separate_step(problem);
   }
 
@@ -90,6 +91,7 @@ class Search {
     plan.exchange = exchange;
     plan.arithmetic = problem_.arithmetic;
     plan.backward = problem_.backward;
+    plan.variant = problem_.variant;
     const Traits traits = traits_of(plan.arithmetic);
     Cut& cut = plan.cut;
     cut.groups = ceil_div(problem_.hidden, kGroup);
@@ -102,7 +104,7 @@ class Search {
     cut.tiles = tiles;
     plan.row_teams = ceil_div(problem_.batch, plan.rows());
     plan.teams = plan.row_teams * problem_.directions;
-    plan.shared_bytes = layout_of(plan.arithmetic, exchange, plan.backward, cut).bytes;
+    plan.shared_bytes = layout_of(plan.arithmetic, exchange, plan.backward, cut, plan.variant).bytes;
 
     if (plan.shared_bytes > device_.shared_bytes) return;
     if (regime == Regime::block && cut.ctas != 1) return;
@@ -199,7 +201,7 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
     text << "a matrix product and a kernel of the gates each";
   } else {
     const Cut& cut = plan.cut;
-    const int held = std::min(cut.steps_per_warp, traits_of(plan.arithmetic).held);
+    const int held = std::min(cut.steps_per_warp, traits_of(plan.arithmetic, plan.variant).held);
     text << plan.teams << (plan.teams == 1 ? " team of " : " teams of ") << cut.ctas
          << (cut.ctas == 1 ? " CTA" : " CTAs") << " x " << plan.threads() << " threads, " << plan.rows()
          << " rows a team, " << cut.groups_per_cta * kGroup << " units a CTA, " << cut.splits

@@ -43,19 +43,20 @@ struct Traits {
   int held;           // fragments of each gate that a warp holds in registers; the rest: shared memory
 };
 
-GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic) {
+// A variant of the cell needs a few of the registers for its options.
+GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic, bool variant = false) {
   switch (arithmetic) {
     case Arithmetic::f32:
       return {8, 4, 4, 4, 2, 4};
     case Arithmetic::f64:
-      return {4, 4, 8, 8, 2, 5};
+      return {4, 4, 8, 8, 2, variant ? 4 : 5};
     case Arithmetic::tf32:
-      return {8, 8, 4, 4, 4, 10};
+      return {8, 8, 4, 4, 4, variant ? 8 : 10};
     case Arithmetic::bf16:
     case Arithmetic::f16:
       break;
   }
-  return {16, 8, 2, 4, 4, 10};
+  return {16, 8, 2, 4, 4, variant ? 8 : 10};
 }
 
 struct Device {
@@ -74,6 +75,7 @@ struct Problem {
   int64_t batch = 0, hidden = 0;
   int directions = 1;
   bool backward = false;
+  bool variant = false;  // of the cell: variant_cell.h
 };
 
 // How one team's work is cut. Goes to the kernel by value.
@@ -94,7 +96,7 @@ struct Plan {
   Regime regime = Regime::steps;
   Exchange exchange = Exchange::block;
   Arithmetic arithmetic = Arithmetic::f32;
-  bool backward = false;
+  bool backward = false, variant = false;
   Cut cut;
   int row_teams = 0;  // teams of one direction: they share out the batch
   int teams = 0;
@@ -115,12 +117,13 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
 
 // Shared memory of a CTA, in bytes from its beginning.
 struct Layout {
-  int row_words;      // from one row of the operand to the next, in 32-bit words
-  int operand_words;  // of a row, without padding
-  int64_t operand;    // [buffers][rows] rows
-  int64_t partials;   // sums of each split: [2][tile][split][group][gate][element][lane], if there are splits
-  int64_t state;      // of the units that this CTA owns: [tile][group][element][lane]
-  int64_t weights;    // fragments beyond the registers': [warp][step][gate][lane]
+  int row_words;                // from one row of the operand to the next, in 32-bit words
+  int operand_words;            // of a row, without padding
+  int64_t operand;              // [buffers][rows] rows
+  int64_t partials;             // sums of each split: [2][tile][split][group][gate][element][lane], if there are splits
+  int64_t state;                // of the units that this CTA owns: [tile][group][element][lane]
+  int64_t weights;              // fragments beyond the registers': [warp][step][gate][lane]
+  int64_t dropout, reset_grad;  // of a variant, as state; the second in the backward
   int64_t bytes;
 };
 
@@ -128,8 +131,9 @@ GRU_FUSED_HD int operand_buffers(Exchange exchange) {
   return exchange == Exchange::block || exchange == Exchange::cluster ? 2 : 1;
 }
 
-GRU_FUSED_HD Layout layout_of(Arithmetic arithmetic, Exchange exchange, bool backward, const Cut& cut) {
-  const Traits traits = traits_of(arithmetic);
+GRU_FUSED_HD Layout layout_of(Arithmetic arithmetic, Exchange exchange, bool backward, const Cut& cut,
+                              bool variant = false) {
+  const Traits traits = traits_of(arithmetic, variant);
   const auto aligned = [](int64_t bytes) { return (bytes + 15) / 16 * 16; };
   Layout layout{};
   // The backward multiplies with the gradients of three gates, the forward with one state.
@@ -144,7 +148,9 @@ GRU_FUSED_HD Layout layout_of(Arithmetic arithmetic, Exchange exchange, bool bac
   layout.state = layout.partials + (cut.splits > 1 ? 2 * owned * cut.splits * sums * lanes : 0);
   layout.weights = layout.state + owned * lanes;
   const int64_t beyond = cut.steps_per_warp > traits.held ? cut.steps_per_warp - traits.held : 0;
-  layout.bytes = layout.weights + cut.warps() * beyond * kGates * kFragmentBytes;
+  layout.dropout = layout.weights + cut.warps() * beyond * kGates * kFragmentBytes;
+  layout.reset_grad = layout.dropout + owned * lanes;
+  layout.bytes = layout.dropout + (variant ? (backward ? 2 : 1) * owned * lanes : 0);
   return layout;
 }
 

@@ -164,4 +164,10 @@ struct MultiplyAdd {
   }
 };
 
+// The same with what a variant of the cell leaves of the registers.
+template <class Form>
+struct OfVariant : Form {
+  static constexpr Traits kTraits = traits_of(Form::kArithmetic, true);
+};
+
 }  // namespace gru_fused::cuda

@@ -20,8 +20,33 @@ const LoopKernels& loops(Arithmetic arithmetic) {
   return loops_f16();
 }
 
-auto* kernel_of(const Plan& plan, const ForwardLoop*) { return loops(plan.arithmetic).forward[int(plan.exchange)]; }
-auto* kernel_of(const Plan& plan, const BackwardLoop*) { return loops(plan.arithmetic).backward[int(plan.exchange)]; }
+const VariantLoopKernels& variant_loops(Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::f32:
+      return variant_loops_f32();
+    case Arithmetic::f64:
+      return variant_loops_f64();
+    case Arithmetic::tf32:
+      return variant_loops_tf32();
+    case Arithmetic::bf16:
+      return variant_loops_bf16();
+    case Arithmetic::f16:
+      break;
+  }
+  return variant_loops_f16();
+}
+
+template <class AnyLoop>
+struct Tag {};
+
+auto* kernel_of(const Plan& plan, Tag<ForwardLoop>) { return loops(plan.arithmetic).forward[int(plan.exchange)]; }
+auto* kernel_of(const Plan& plan, Tag<BackwardLoop>) { return loops(plan.arithmetic).backward[int(plan.exchange)]; }
+auto* kernel_of(const Plan& plan, Tag<VariantForwardLoop>) {
+  return variant_loops(plan.arithmetic).forward[int(plan.exchange)];
+}
+auto* kernel_of(const Plan& plan, Tag<VariantBackwardLoop>) {
+  return variant_loops(plan.arithmetic).backward[int(plan.exchange)];
+}
 
 // A launch's description, with the attributes that it points to.
 struct Launch {
@@ -78,12 +103,18 @@ cudaError_t ask_resident(const Device& device, const Plan& plan, Kernel* kernel,
   return status;
 }
 
+cudaError_t ask_resident(const Device& device, const Plan& plan, bool& resident) {
+  const auto ask = [&](auto loop) { return ask_resident(device, plan, kernel_of(plan, loop), resident); };
+  if (plan.variant) return plan.backward ? ask(Tag<VariantBackwardLoop>()) : ask(Tag<VariantForwardLoop>());
+  return plan.backward ? ask(Tag<BackwardLoop>()) : ask(Tag<ForwardLoop>());
+}
+
 template <class AnyLoop>
 std::string run(const Plan& plan, AnyLoop& loop, void* workspace, cudaStream_t stream) {
   loop.cut = plan.cut;
   loop.row_teams = plan.row_teams;
   loop.exchange = workspace;
-  auto* const kernel = kernel_of(plan, static_cast<const AnyLoop*>(nullptr));
+  auto* const kernel = kernel_of(plan, Tag<AnyLoop>());
   if (const int64_t bytes = workspace_bytes(plan))
     if (const cudaError_t status = cudaMemsetAsync(workspace, 0, size_t(bytes), stream))
       return problem_text(plan, "clearing the exchange's memory", status);
@@ -115,9 +146,7 @@ std::string resident_plan(const Device& device, const Problem& problem, const Al
     plan = make_plan(device, problem, allowed);
     if (plan.regime == Regime::steps) return {};
     bool resident = false;
-    const cudaError_t status =
-        plan.backward ? ask_resident(device, plan, kernel_of(plan, static_cast<const BackwardLoop*>(nullptr)), resident)
-                      : ask_resident(device, plan, kernel_of(plan, static_cast<const ForwardLoop*>(nullptr)), resident);
+    const cudaError_t status = ask_resident(device, plan, resident);
     if (status != cudaSuccess) return problem_text(plan, "asking for residency", status);
     if (resident) return {};
     switch (plan.exchange) {
@@ -147,6 +176,14 @@ std::string run_loop(const Plan& plan, ForwardLoop loop, void* workspace, cudaSt
 }
 
 std::string run_loop(const Plan& plan, BackwardLoop loop, void* workspace, cudaStream_t stream) {
+  return run(plan, loop, workspace, stream);
+}
+
+std::string run_loop(const Plan& plan, VariantForwardLoop loop, void* workspace, cudaStream_t stream) {
+  return run(plan, loop, workspace, stream);
+}
+
+std::string run_loop(const Plan& plan, VariantBackwardLoop loop, void* workspace, cudaStream_t stream) {
   return run(plan, loop, workspace, stream);
 }
 

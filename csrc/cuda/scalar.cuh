@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "../gru_cell.h"
+#include "../gru_params.h"
 #include "arch.h"
 
 namespace gru_fused::cuda {
@@ -41,9 +41,29 @@ __device__ __forceinline__ uint32_t bits_of(Scalar number) {
     return __float_as_uint(number);
 }
 
+// An element of an array: its place in memory, by batch row and column.
+template <class Scalar, class Void>
+__device__ __forceinline__ auto* at(const Rows<Void>& rows, int64_t step_offset, int64_t row, int64_t column) {
+  using Number = std::conditional_t<std::is_const_v<Void>, const Scalar, Scalar>;
+  return static_cast<Number*>(rows.data) + step_offset + row * rows.row + column;
+}
+template <class Scalar, class Void>
+__device__ __forceinline__ auto* at(const Rows<Void>& rows, int64_t row, int64_t column) {
+  return at<Scalar>(rows, 0, row, column);
+}
+
+// What the activations of variant_cell.h are made of. A NaN in x comes out again.
+template <class Value>
+struct Comparisons {
+  static __device__ __forceinline__ Value number(double x) { return Value(x); }
+  static __device__ __forceinline__ Value max(Value x, Value y) { return x < y ? y : x; }
+  static __device__ __forceinline__ Value min(Value x, Value y) { return y < x ? y : x; }
+  static __device__ __forceinline__ Value positive(Value x) { return x > 0 ? Value(1) : Value(0); }
+};
+
 // Math of gru_cell.h to the last bits or so of Value.
 template <class V>
-struct ExactMath {
+struct ExactMath : Comparisons<V> {
   using Value = V;
   static __device__ __forceinline__ Value one() { return Value(1); }
   static __device__ __forceinline__ Value sigmoid(Value x) { return Value(1) / (Value(1) + exp(-x)); }
@@ -51,7 +71,7 @@ struct ExactMath {
 };
 
 template <>
-struct ExactMath<float> {
+struct ExactMath<float> : Comparisons<float> {
   using Value = float;
   static __device__ __forceinline__ float one() { return 1.f; }
   static __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
@@ -60,7 +80,7 @@ struct ExactMath<float> {
 
 // For states and products rounded to 11 bits or fewer: the hardware's exponential and reciprocal. Absolute errors are
 // under 3e-7; 1 / inf is 0, so that both ends saturate.
-struct FastMath {
+struct FastMath : Comparisons<float> {
   using Value = float;
   static __device__ __forceinline__ float one() { return 1.f; }
   static __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }

@@ -16,12 +16,6 @@ struct ArithmeticOf {
   using Math = std::conditional_t<sizeof(S) == 2, FastMath, ExactMath<Value>>;
 };
 
-template <class Scalar, class Void>
-__device__ __forceinline__ auto* at(const Rows<Void>& rows, int64_t row, int64_t column) {
-  using Number = std::conditional_t<std::is_const_v<Void>, const Scalar, Scalar>;
-  return static_cast<Number*>(rows.data) + row * rows.row + column;
-}
-
 std::string status_text(const char* kernel, cudaError_t status, int64_t rows, int64_t hidden) {
   if (status == cudaSuccess) return {};
   return std::string(kernel) + ", " + std::to_string(rows) + " rows of H=" + std::to_string(hidden) + ": " +
@@ -30,16 +24,17 @@ std::string status_text(const char* kernel, cudaError_t status, int64_t rows, in
 
 template <class Call>
 std::string launch(const char* name, void (*const (&by_dtype)[4])(Call), DType dtype, const Call& call, int64_t blocks,
-                   int64_t rows, int64_t hidden, cudaStream_t stream) {
+                   int64_t rows, int64_t hidden, cudaStream_t stream, size_t shared_bytes = 0) {
   if (blocks == 0) return {};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(blocks));
   config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   return status_text(name, cudaLaunchKernelEx(&config, by_dtype[int(dtype)], call), rows, hidden);
 }
 
-int64_t blocks_of(int64_t rows, int64_t hidden) { return (rows * hidden + kThreads - 1) / kThreads; }
+inline int64_t blocks_of(int64_t rows, int64_t hidden) { return (rows * hidden + kThreads - 1) / kThreads; }
 
 }  // namespace
 }  // namespace gru_fused::cuda

@@ -3,6 +3,7 @@
 
 #include "loop.h"
 #include "product.cuh"
+#include "variant.cuh"
 
 namespace gru_fused::cuda {
 
@@ -35,7 +36,9 @@ struct Place {
 
   template <class AnyLoop>
   __device__ __forceinline__ Place(const AnyLoop& loop, char* shared, Exchange exchange)
-      : cut(loop.cut), layout(layout_of(Form::kArithmetic, exchange, kBackward, loop.cut)), shared(shared) {
+      : cut(loop.cut),
+        layout(layout_of(Form::kArithmetic, exchange, kBackward, loop.cut, AnyLoop::kVariant)),
+        shared(shared) {
     threads = int(blockDim.x);
     thread = int(threadIdx.x);
     lane = thread % kWarp;
@@ -67,8 +70,14 @@ struct Place {
 
   // What this thread remembers of its units from step to step.
   __device__ __forceinline__ Value& state(int tile, int element) const {
-    return reinterpret_cast<Value*>(
-        shared + layout.state)[((tile * cut.groups_per_cta + group) * kElements + element) * kWarp + lane];
+    return reinterpret_cast<Value*>(shared + layout.state)[own(tile, element)];
+  }
+  // And with a variant: the mask of recurrent dropout; the sum of the gradients of the state that resets set.
+  __device__ __forceinline__ Value& dropout(int tile, int element) const {
+    return reinterpret_cast<Value*>(shared + layout.dropout)[own(tile, element)];
+  }
+  __device__ __forceinline__ Value& reset_grad(int tile, int element) const {
+    return reinterpret_cast<Value*>(shared + layout.reset_grad)[own(tile, element)];
   }
 
   __device__ __forceinline__ Value* partial(int parity, int tile, int of_split) const {
@@ -178,18 +187,15 @@ struct Place {
     }
   }
 
+  __device__ __forceinline__ int own(int tile, int element) const {
+    return ((tile * cut.groups_per_cta + group) * kElements + element) * kWarp + lane;
+  }
+
   // Calls visit(tile) for the tiles that this warp finishes.
   template <class Visit>
   __device__ __forceinline__ void for_own_tiles(const Visit& visit) const {
     for (int tile = split; tile < cut.tiles; tile += cut.splits) visit(tile);
   }
 };
-
-// An element of an array: its place in memory, by batch row and column.
-template <class Scalar, class Void>
-__device__ __forceinline__ auto* at(const Rows<Void>& rows, int64_t step_offset, int64_t row, int64_t column) {
-  using Number = std::conditional_t<std::is_const_v<Void>, const Scalar, Scalar>;
-  return static_cast<Number*>(rows.data) + step_offset + row * rows.row + column;
-}
 
 }  // namespace gru_fused::cuda

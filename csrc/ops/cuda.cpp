@@ -2,7 +2,9 @@
 // csrc/cuda's. Compiled for the CPU too, with csrc/cuda's kernels emulated, as a library of the tests.
 #include "cuda_run.h"
 #include "cuda_tangent.h"
+#include "cuda_variant.h"
 #include "entry.h"
+#include "variant_entry.h"
 
 namespace gru_fused::ops {
 namespace {
@@ -97,19 +99,6 @@ Tensor made_again(const Run& run, const BackwardCall& call, const Tensor& x, con
   return gates;
 }
 
-void weight_gradients(const BackwardCall& call, int d, bool bias, const Tensor& x, const Tensor& grads,
-                      const Tensor& previous, int64_t H) {
-  const Tensor* const to = &call.grad_weights[d * (bias ? 4 : 2)];
-  multiply(to[0], transposed(columns(grads, H, 3 * H)), x);
-  multiply(rows(to[1], 0, 2 * H), transposed(columns(grads, H, 2 * H)), previous);
-  multiply(rows(to[1], 2 * H, H), transposed(columns(grads, 0, H)), previous);
-  if (!bias) return;
-  sum_rows(to[2], columns(grads, H, 3 * H));
-  Tensor rz = part(to[3], 0, 2 * H);
-  torch::stable::copy_(rz, part(to[2], 0, 2 * H));
-  sum_rows(part(to[3], 2 * H, H), columns(grads, 0, H));
-}
-
 }  // namespace
 
 struct Cuda {
@@ -177,7 +166,9 @@ struct Cuda {
     for (int d = 0; d < shape.directions; ++d) {
       const Tensor grads = of_direction(all, d);
       if (call.grad_x) multiply(of_direction(*call.grad_x, d), columns(grads, H, 3 * H), weights.w_ih(d));
-      if (need_weights) weight_gradients(call, d, weights.has_bias(), input, grads, previous[d], H);
+      const bool bias = weights.has_bias();
+      if (need_weights)
+        weight_gradients(&call.grad_weights[d * (bias ? 4 : 2)], bias, input, grads, previous[d], previous[d]);
     }
   }
 };
@@ -188,10 +179,12 @@ struct Cuda {
 STABLE_TORCH_LIBRARY_IMPL(gru_fused_emulated, CPU, m) {
   GRU_FUSED_REGISTER(m, gru_fused::ops::Cuda);
   GRU_FUSED_REGISTER_TANGENT(m);
+  GRU_FUSED_REGISTER_VARIANT(m, gru_fused::ops::CudaVariant);
 }
 #else
 STABLE_TORCH_LIBRARY_IMPL(gru_fused, CUDA, m) {
   GRU_FUSED_REGISTER(m, gru_fused::ops::Cuda);
   GRU_FUSED_REGISTER_TANGENT(m);
+  GRU_FUSED_REGISTER_VARIANT(m, gru_fused::ops::CudaVariant);
 }
 #endif

@@ -64,7 +64,7 @@ class NoGrad {
 // ---- What a call of either kind has in common.
 class Run {
  public:
-  Run(const Shape& shape, const Tensor& like, bool tf32, bool backward)
+  Run(const Shape& shape, const Tensor& like, bool tf32, bool backward, bool variant = false)
       : guard(like), stream(guard.stream()), shape(shape), on_device(shape) {
     check_status(cuda::current_device(device));
     problem.arithmetic = arithmetic_of(shape.dtype, tf32);
@@ -72,6 +72,7 @@ class Run {
     problem.hidden = shape.hidden;
     problem.directions = shape.directions;
     problem.backward = backward;
+    problem.variant = variant;
     if (!shape.batch_sizes) return;
     const int64_t T = shape.steps;
     Tensor host = torch::stable::empty({2 * T}, ScalarType::Long);
@@ -158,6 +159,11 @@ class Run {
 inline Rows<void> matrix_of(const Tensor& matrix) { return {matrix.data_ptr(), 0, matrix.stride(0)}; }
 inline Rows<const void> read_only(const Rows<void>& rows) { return {rows.data, rows.step, rows.row}; }
 
+// A matrix [rows, n] as the rows of all steps.
+inline Rows<void> all_steps(const Shape& shape, const Tensor& matrix) {
+  return {matrix.data_ptr(), shape.batch * matrix.stride(0), matrix.stride(0)};
+}
+
 // The rows of one step.
 template <class Void>
 Rows<Void> of_step(const Shape& shape, const Rows<Void>& all, int64_t t) {
@@ -191,6 +197,21 @@ inline Tensor wide_copy(const Run& run, const OptionalTensor& states, int d, con
   else
     torch::stable::zero_(state);
   return state;
+}
+
+// Gradients of one direction's weights, from the gates' gradients of all steps: of w_ih, w_hh and, with bias, b_ih,
+// b_hh. hd is what W_hh's rows of r and z multiplied, hd_n what those of n did.
+inline void weight_gradients(const Tensor* to, bool bias, const Tensor& x, const Tensor& grads, const Tensor& hd,
+                             const Tensor& hd_n) {
+  const int64_t H = hd.size(1);
+  multiply(to[0], transposed(columns(grads, H, 3 * H)), x);
+  multiply(rows(to[1], 0, 2 * H), transposed(columns(grads, H, 2 * H)), hd);
+  multiply(rows(to[1], 2 * H, H), transposed(columns(grads, 0, H)), hd_n);
+  if (!bias) return;
+  sum_rows(to[2], columns(grads, H, 3 * H));
+  Tensor rz = part(to[3], 0, 2 * H);
+  torch::stable::copy_(rz, part(to[2], 0, 2 * H));
+  sum_rows(part(to[3], 2 * H, H), columns(grads, 0, H));
 }
 
 }  // namespace gru_fused::ops

@@ -16,7 +16,7 @@ from pathlib import Path
 from emulator.build import BUILD, CSRC, build_program, run_program
 
 HERE = Path(__file__).parent.resolve()
-CHECK = HERE / "kernels_check.cu"
+CHECKS = {"plain": HERE / "kernels_check.cu", "variant": HERE / "variants_check.cu"}  # by cell
 FORMS = {
     "f32": "MultiplyAdd<float>",
     "f64": "MultiplyAdd<double>",
@@ -42,6 +42,7 @@ class Bug:
     detector: str
     arithmetic: str = "f32"
     text: str = ""
+    cell: str = "plain"  # or variant
 
     def __str__(self) -> str:
         return self.name
@@ -353,8 +354,8 @@ BUGS = [
         "packed-rows-go-on-in-the-forward",
         "forward.cuh",
         "if (!place.exists(tile, e) || place.first_row + place.row(tile, e) >= alive) continue;\n"
-        "                     const int u",
-        "if (!place.exists(tile, e)) continue;\n                     const int u",
+        "                     if constexpr",
+        "if (!place.exists(tile, e)) continue;\n                     if constexpr",
         "cluster",
         "forward",
         "numbers",
@@ -437,8 +438,8 @@ BUGS = [
     Bug(
         "what-is-left-of-dldh-is-not-kept",
         "backward.cuh",
-        "                     place.state(tile, e) = d;\n",
-        "                     if (!last) place.state(tile, e) = d;\n",
+        "                     place.state(tile, e) = d;\n                   }\n",
+        "                     if (!last) place.state(tile, e) = d;\n                   }\n",
         "block",
         "backward",
         "numbers",
@@ -460,23 +461,32 @@ def planted(bug: Bug, *others: tuple[str, str, str]) -> list[Path]:
         assert text.count(old) == 1, f"{bug.name}: the text to replace is in {file} {text.count(old)} times"
         (cuda / file).write_text(text.replace(old, new))
     loop = folder / "one_loop.cu"
-    loop.write_text(one_loop(bug.arithmetic, bug.exchange, bug.way))
+    loop.write_text(one_loop(bug))
     # What is not patched is compiled once for all bugs.
-    host = {name: CSRC / "cuda" / name for name in ("run.cu", "plan.cpp", "steps.cu")}
+    names = ("run.cu", "plan.cpp", "steps.cu", "variant_steps.cu", "variant_norm.cu")
+    host = {name: CSRC / "cuda" / name for name in names}
     if bug.file in host:
         host[bug.file] = cuda / bug.file
-    return [loop, CHECK, *host.values()]
+    return [loop, CHECKS[bug.cell], *host.values()]
 
 
-def one_loop(arithmetic: str, exchange: str, way: str) -> str:
+def one_loop(bug: Bug) -> str:
     """The source of the tables of kernels, with one kernel in them."""
-    place = f"{way}[int(Exchange::{exchange})]"
     lines = ['#include "cuda/backward.cuh"', '#include "cuda/forward.cuh"', '#include "cuda/kernels.h"', ""]
     lines += ["namespace gru_fused::cuda {"]
-    for form, name in FORMS.items():
-        kernel = f"{way}_loop<{name}, {EXCHANGES[exchange]}Exchange>"
-        fill = f"kernels.{place} = {kernel};" if form == arithmetic else ""
-        lines.append(f"const LoopKernels& loops_{form}() {{ static LoopKernels kernels{{}}; {fill} return kernels; }}")
+    form, way = FORMS[bug.arithmetic], bug.way
+    if bug.cell == "variant":
+        form, loop = f"OfVariant<{form}>", f"Variant{way.title()}Loop"
+    else:
+        loop = f"{way.title()}Loop"
+    kernel = (
+        f"kernels.{way}[int(Exchange::{bug.exchange})] = {way}_loop<{form}, {EXCHANGES[bug.exchange]}Exchange, {loop}>;"
+    )
+    for cell, table, name in (("plain", "LoopKernels", "loops"), ("variant", "VariantLoopKernels", "variant_loops")):
+        for arithmetic in FORMS:
+            fill = kernel if (arithmetic, cell) == (bug.arithmetic, bug.cell) else ""
+            body = f"static {table} kernels{{}}; {fill} return kernels;"
+            lines.append(f"const {table}& {name}_{arithmetic}() {{ {body} }}")
     return "\n".join([*lines, "}  // namespace gru_fused::cuda", ""])
 
 

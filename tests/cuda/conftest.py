@@ -14,6 +14,7 @@ from torch.utils import cpp_extension
 
 from gru_fused import _ops
 
+OPS = ("schema", "layer", "tangent", "variant", "cuda", "cuda_tangent", "cuda_variant")
 REGIMES = ("block", "cluster", "packets", "flags", "steps")
 
 
@@ -25,7 +26,7 @@ class EmulatedOps(Emulated):
         super().__init__(path)
         space = torch.ops.gru_fused_emulated
         names = ("forward", "forward_train", "backward", "cell", "cell_train", "cell_backward")
-        names += ("tangent", "tangent_backward")
+        names += ("tangent", "tangent_backward", "variant", "variant_backward")
         self.ops = SimpleNamespace(**{name: getattr(space, f"gru_{name}").default for name in names})
 
     def reset(self) -> None:
@@ -36,7 +37,7 @@ class EmulatedOps(Emulated):
 
 def emulated_sources() -> list[Path]:
     """Everything of the CUDA half, and of the ops what it needs."""
-    ops = [CSRC / "ops" / f"{name}.cpp" for name in ("schema", "layer", "tangent", "cuda", "cuda_tangent")]
+    ops = [CSRC / "ops" / f"{name}.cpp" for name in OPS]
     return [*sorted((CSRC / "cuda").glob("*.cu")), CSRC / "cuda" / "plan.cpp", *ops]
 
 

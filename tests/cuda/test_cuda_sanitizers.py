@@ -1,7 +1,8 @@
 """The CUDA kernels touch no memory but their own, race with nothing and are right, emulated, under the sanitizers.
 
-tests/cuda/kernels_check.cu runs every loop, in small cuts of every kind, and the kernels of single steps. Each planted
-bug of bugs.py is noticed by the same program.
+tests/cuda/kernels_check.cu runs every loop, in small cuts of every kind, and the kernels of single steps;
+variants_check.cu does so with the cell's variants. Each planted bug is noticed by the same
+programs.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import platform
 from pathlib import Path
 
 import pytest
-from bugs import BUGS, CHECK, EXCHANGES, FORMS, Bug, found, planted, runs
+from bugs import BUGS, CHECKS, EXCHANGES, FORMS, Bug, found, planted, runs
 from emulator.build import CSRC, build_program, run_program
+from variant_bugs import VARIANT_BUGS
 
-SOURCES = [*sorted((CSRC / "cuda").glob("*.cu")), CSRC / "cuda" / "plan.cpp", CHECK]
+ALL_BUGS = [*BUGS, *VARIANT_BUGS]
+SOURCES = [*sorted((CSRC / "cuda").glob("*.cu")), CSRC / "cuda" / "plan.cpp"]
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the sanitizers know fibers on x86-64")
 
@@ -23,9 +26,10 @@ def sanitizer(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="session")
-def program(sanitizer: str) -> Path:
-    return build_program("cuda_kernels_check", SOURCES, sanitizer=sanitizer, optimize="-O0")
+@pytest.fixture(scope="session", params=["plain", "variant"])
+def program(request: pytest.FixtureRequest, sanitizer: str) -> Path:
+    check = CHECKS[request.param]
+    return build_program(f"cuda_{check.stem}", [*SOURCES, check], sanitizer=sanitizer, optimize="-O0")
 
 
 @pytest.mark.parametrize("exchange", [*EXCHANGES, "steps"])
@@ -40,7 +44,7 @@ def test_kernels_are_right_and_clean(arithmetic: str, exchange: str, program: Pa
         assert ", 0 wrong" in result.stdout and not result.stdout.startswith("0 "), result.stdout
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=str)
+@pytest.mark.parametrize("bug", ALL_BUGS, ids=str)
 def test_a_planted_bug_is_noticed(bug: Bug) -> None:
     shown = []
     for run in runs(bug, planted(bug)):
@@ -51,4 +55,4 @@ def test_a_planted_bug_is_noticed(bug: Bug) -> None:
 
 
 def test_names_of_bugs_differ() -> None:
-    assert len({bug.name for bug in BUGS}) == len(BUGS)
+    assert len({bug.name for bug in ALL_BUGS}) == len(ALL_BUGS)
