@@ -16,8 +16,6 @@ from gru_fused import _autograd, _ops
 
 __all__ = ["gru", "gru_cell"]
 
-_is_exporting = torch.compiler.is_exporting
-
 
 def gru(
     input: Tensor,
@@ -87,6 +85,8 @@ def gru(
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if hx is None:
         batch = int(batch_sizes[0]) if packed else x.shape[1]
+        if packed:
+            torch._check(batch > 0)  # for torch.compile, to which it is a number unknown
         hx = x.new_zeros(num_layers * directions, batch, weights[1].shape[1])
     dtype = hx.dtype
     autocast = torch._C._is_any_autocast_enabled()
@@ -183,7 +183,8 @@ def _layers(
 def _needs_grad(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> bool:
     if _autograd.transformed():
         return True
-    if not torch.is_grad_enabled() or _is_exporting():  # an exported program is for inference
+    # An exported program is for inference. The flag, as dynamo of torch 2.11 takes is_exporting() for always true.
+    if not torch.is_grad_enabled() or torch.compiler._is_exporting_flag:
         return False
     if x.requires_grad or hx.requires_grad:
         return True
@@ -229,7 +230,7 @@ def _autocast(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor,
     The caller gives its results back in the dtype of hx, as torch.nn.GRU does on the CPU.
     """
     kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
         return x, hx, weights
     dtype = torch.get_autocast_dtype(kind)
     return x.to(dtype), hx.to(dtype), [weight.to(dtype) for weight in weights]
