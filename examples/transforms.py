@@ -80,12 +80,19 @@ def _(cls: type[nn.Module]) -> None:
     vmap(lambda x: rnn(x)[0])(x.expand(6, 5, 2, 3))
 
 
-@check("per-sample gradients, vmap(grad)")
-def _(cls: type[nn.Module]) -> None:
+def per_sample(cls: type[nn.Module], compiled: bool = False) -> None:
     rnn, x = made(cls)
     parameters = {name: p.detach() for name, p in rnn.named_parameters()}
-    loss = grad(lambda p, x: functional_call(rnn, p, (x,))[0].sum())
-    vmap(loss, in_dims=(None, 1))(parameters, x)
+    gradients = vmap(grad(lambda p, x: functional_call(rnn, p, (x,))[0].sum()), in_dims=(None, 1))
+    if compiled:
+        torch._dynamo.reset()
+        gradients = torch.compile(gradients, fullgraph=True)
+    gradients(parameters, x)
+
+
+@check("per-sample gradients, vmap(grad)")
+def _(cls: type[nn.Module]) -> None:
+    per_sample(cls)
 
 
 @check("ensemble, stack_module_state")
@@ -120,6 +127,11 @@ def _(cls: type[nn.Module]) -> None:
 def _(cls: type[nn.Module]) -> None:
     torch._dynamo.reset()
     torch.compile(made(cls)[0], fullgraph=True)(pack_sequence([torch.randn(n, 3) for n in (3, 1)]))
+
+
+@check("torch.compile(fullgraph=True) of vmap(grad)")
+def _(cls: type[nn.Module]) -> None:
+    per_sample(cls, compiled=True)
 
 
 def exported(cls: type[nn.Module], strict: bool) -> torch.export.ExportedProgram:

@@ -7,7 +7,7 @@ hx (B, H), is a layer of one step and one direction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,9 +37,9 @@ def backward(
         grads = _ops.backward(
             grad_output, grad_h_n, x, hx, output, gates, weights, bias, batch_sizes, need_x, need_weights, _ops.tf32(x)
         )
-    grad_hx, *grads = grads
-    grad_x = grads.pop(0) if need_x else None
-    return grad_x, grad_hx, *(grads or [None] * len(weights))
+    grad_hx, *rest = grads
+    grad_x, weight_grads = (rest[0], rest[1:]) if need_x else (None, rest)
+    return grad_x, grad_hx, *(weight_grads or [None] * len(weights))
 
 
 def tangent(
@@ -169,13 +169,14 @@ def by_torch(
 ) -> tuple[Tensor, ...]:
     """tangent_backward made of torch operations (a loop over time), which any further derivative can go through."""
 
-    def gradients(grads: tuple[Tensor, ...], *primals: Tensor) -> tuple[Tensor, ...]:
+    def gradients(*given: Tensor) -> tuple[Tensor, ...]:
+        grads, primals = given[: len(results)], given[len(results) :]
         return torch.func.vjp(lambda *y: forward_by_torch(bias, batch_sizes, y), *primals)[1](grads)
 
     results = forward_by_torch(bias, batch_sizes, [y.detach() for y in primals])
     grads, grads_t = (_filled(given, results) for given in (grads, grads_t))
     tangents = _filled(tangents, primals)
-    return torch.func.jvp(gradients, (grads, *primals), (grads_t, *tangents))[1]
+    return jvp(gradients, (*grads, *primals), (*grads_t, *tangents))
 
 
 def tangent_by_torch(
@@ -183,7 +184,18 @@ def tangent_by_torch(
 ) -> tuple[Tensor, ...]:
     """The tangents of output and, for a layer, h_n, made of torch operations."""
     function = lambda *y: forward_by_torch(bias, batch_sizes, y)  # noqa: E731
-    return torch.func.jvp(function, tuple(primals), _filled(tangents, primals))[1]
+    return jvp(function, primals, _filled(tangents, primals))
+
+
+def jvp(
+    function: Callable[..., tuple[Tensor, ...]], primals: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The tangents of the function's results, by differentiating twice in reverse: its gradients are linear in their
+    cotangents. Forward mode takes no expanded primal, which a sum's cotangent is, and dynamo does not nest it.
+    """
+    results, pull = torch.func.vjp(function, *primals)
+    _, push = torch.func.vjp(pull, tuple(torch.zeros_like(y) for y in results))
+    return push(tuple(tangents))[0]
 
 
 def forward_by_torch(bias: bool, batch_sizes: Optional, primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -213,17 +225,16 @@ def _states_before(output: Tensor, hx: Tensor, batch_sizes: Optional) -> Tensor:
         if back:
             before.append(torch.cat([back[0][1:], hx[1:]]))
         return torch.stack(before).view(D, -1, H)
-    sizes = batch_sizes.tolist()
-    begins = [0]
-    for size in sizes[:-1]:
-        begins.append(begins[-1] + size)
-    before = []
-    for d, states in enumerate(output.split(H, -1)):
-        steps = states.split(sizes)
-        rows = []
-        for t, size in enumerate(sizes):
-            earlier = t - 1 if d == 0 else t + 1
-            fed = steps[earlier][:size] if 0 <= earlier < len(sizes) else states[:0]
-            rows += [fed, hx[d, len(fed) : size]]
-        before.append(torch.cat(rows))
-    return torch.stack(before)
+    # Row s of step t stands after row s of the step before it, or after hx: places in a table of hx and all states, as
+    # tensors, so that torch.compile need not know the sizes.
+    begins = batch_sizes.cumsum(0) - batch_sizes
+    rows = torch.arange(output.shape[0])
+    step = torch.repeat_interleave(torch.arange(batch_sizes.shape[0]), batch_sizes, output_size=output.shape[0])
+    sequence = rows - begins[step]
+    first = hx.shape[1]  # of the table's rows that are states
+    places = [torch.where(step > 0, first + begins[step - 1] + sequence, sequence)]
+    if D == 2:
+        next_sizes = torch.cat([batch_sizes[1:], batch_sizes.new_zeros(1)])[step]
+        places.append(torch.where(sequence < next_sizes, first + rows + batch_sizes[step], sequence))
+    tables = (torch.cat([hx[d], states]) for d, states in enumerate(output.split(H, -1)))
+    return torch.stack([table[place.to(table.device)] for table, place in zip(tables, places, strict=True)])

@@ -16,8 +16,6 @@ from gru_fused import _autograd, _ops
 
 __all__ = ["gru", "gru_cell"]
 
-_is_exporting = torch.compiler.is_exporting
-
 
 def gru(
     input: Tensor,
@@ -87,11 +85,12 @@ def gru(
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if hx is None:
         batch = int(batch_sizes[0]) if packed else x.shape[1]
+        if packed:
+            torch._check(batch > 0)  # for torch.compile, to which it is a number unknown
         hx = x.new_zeros(num_layers * directions, batch, weights[1].shape[1])
-    dtype = hx.dtype
     autocast = torch._C._is_any_autocast_enabled()
     if autocast:
-        x, hx, weights = _autocast(x, hx, weights)
+        x, hx, weights, dtype = _autocast(x, hx, weights)
 
     try:
         if not _needs_grad(x, hx, weights) and not (dropout and training):
@@ -137,10 +136,9 @@ def gru_cell(
     weights = [w_ih, w_hh]
     if bias:
         weights += [w_ih.new_zeros(w_ih.shape[0]) if b is None else b for b in (b_ih, b_hh)]
-    dtype = hx.dtype
     autocast = torch._C._is_any_autocast_enabled()
     if autocast:
-        input, hx, weights = _autocast(input, hx, weights)
+        input, hx, weights, dtype = _autocast(input, hx, weights)
     try:
         if _needs_grad(input, hx, weights):
             h, _ = _autograd.apply(input, hx, None, bias, weights)
@@ -183,7 +181,8 @@ def _layers(
 def _needs_grad(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> bool:
     if _autograd.transformed():
         return True
-    if not torch.is_grad_enabled() or _is_exporting():  # an exported program is for inference
+    # An exported program is for inference. The flag, as dynamo of torch 2.11 takes is_exporting() for always true.
+    if not torch.is_grad_enabled() or torch.compiler._is_exporting_flag:
         return False
     if x.requires_grad or hx.requires_grad:
         return True
@@ -223,13 +222,17 @@ def _check_same_device(input: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> 
             )
 
 
-def _autocast(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-    """Everything in autocast's dtype, where autocast is on for the device.
+def _autocast(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor], torch.dtype]:
+    """The arguments in autocast's dtype, but for float64, if it is on for the device; and the dtype for the results.
 
-    The caller gives its results back in the dtype of hx, as torch.nn.GRU does on the CPU.
+    That is torch.nn.GRU's: hx's own on the CPU, autocast's on CUDA. There nn.GRU's cuDNN gives float16 even if autocast
+    asks for bfloat16; its kernels without cuDNN, and its cell, give what was asked for, and so do these.
     """
+    dtype = hx.dtype
     kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return x, hx, weights
-    dtype = torch.get_autocast_dtype(kind)
-    return x.to(dtype), hx.to(dtype), [weight.to(dtype) for weight in weights]
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+        low = torch.get_autocast_dtype(kind)
+        x, hx, *weights = [y if y.dtype is torch.float64 else y.to(low) for y in (x, hx, *weights)]
+        if kind == "cuda":
+            dtype = hx.dtype
+    return x, hx, weights, dtype

@@ -225,7 +225,12 @@ class GRU(WithOptions, nn.RNNBase):
         ):
             self.check_input(input, batch_sizes)
         if hx is not None:
-            batch = batch_sizes[0].item() if batch_sizes is not None else size[0 if self.batch_first else 1]
+            if batch_sizes is None:
+                batch = size[0 if self.batch_first else 1]
+            elif torch.compiler.is_compiling():  # a number that dynamo can't compare: the op does, when it runs
+                batch = hx.shape[1]
+            else:
+                batch = batch_sizes[0].item()
             states = self.num_layers * (2 if self.bidirectional else 1)
             if hx.shape != (states, batch, self.hidden_size):
                 self.check_hidden_size(hx, self.get_expected_hidden_size(input, batch_sizes))

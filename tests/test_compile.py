@@ -61,13 +61,23 @@ def test_cell_in_a_loop(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_packed(backend: str) -> None:
+@pytest.mark.parametrize("with_hx", [False, True], ids=["nohx", "hx"])
+def test_packed(with_hx: bool, backend: str) -> None:
     rnn = gru_fused.GRU(3, 4, bidirectional=True)
     packed = pack_sequence([torch.randn(n, 3) for n in (2, 4, 1)], enforce_sorted=False)
-    got, got_h = torch.compile(rnn, fullgraph=True, backend=backend)(packed)
-    expected, expected_h = rnn(packed)
+    given = (packed, torch.randn(2, 3, 4)) if with_hx else (packed,)
+    got, got_h = torch.compile(rnn, fullgraph=True, backend=backend)(*given)
+    expected, expected_h = rnn(*given)
     torch.testing.assert_close(got.data, expected.data)
     torch.testing.assert_close(got_h, expected_h)
+
+
+def test_a_packed_batch_and_hx_that_do_not_fit() -> None:
+    """The batch is data, so the module's check is left out and the op's remains, when it runs."""
+    rnn = gru_fused.GRU(3, 4)
+    packed = pack_sequence([torch.randn(n, 3) for n in (4, 2, 1)])
+    with pytest.raises(RuntimeError, match="hx"):
+        torch.compile(rnn, fullgraph=True, backend="eager")(packed, torch.randn(1, 5, 4))
 
 
 def test_the_graph_does_not_grow_with_the_sequence() -> None:

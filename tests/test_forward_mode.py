@@ -122,6 +122,19 @@ def test_third_order_of_plain_autograd() -> None:
     torch.testing.assert_close(thrice(functions[0]), thrice(functions[1]), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("order", [2, 3])
+def test_derivatives_of_sums(order: int) -> None:
+    """The cotangent of a sum is one number expanded, which torch's forward mode takes for no primal."""
+    *functions, leaves = small()
+    found = []
+    for f in functions:
+        slope = partial(lambda f, x: f(x, *leaves[1:])[1].sum(), f)
+        for _ in range(order):
+            slope = partial(lambda slope, x: grad(slope)(x).sum(), slope)
+        found.append(jvp(slope, (leaves[0],), (leaves[0],)))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("jacobian", [jacfwd, jacrev])
 @pytest.mark.parametrize("argument", range(4), ids=["x", "hx", "w_ih", "w_hh"])
 def test_jacobians(jacobian: object, argument: int) -> None:
@@ -139,9 +152,12 @@ HESSIANS = {
 
 
 @pytest.mark.parametrize("hessian", HESSIANS.values(), ids=HESSIANS)
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("argument", [0, 3], ids=["x", "w_hh"])
-def test_hessians(hessian: object, argument: int) -> None:
+def test_hessians(hessian: object, batch: int, argument: int) -> None:
+    """A batch of one: folding vmap's calls into it copies nothing, so the rows may be one row expanded."""
     *functions, leaves = small()
+    leaves[:2] = (y[:, :batch] for y in leaves[:2])
 
     def loss(f: Function, y: Tensor) -> Tensor:
         given = [*leaves[:argument], y, *leaves[argument + 1 :]]

@@ -9,11 +9,13 @@ import pytest
 import torch
 from helpers import Case, Input, assert_equal_to_rounding, data_of, leaf, run, twin
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.amp import GradScaler
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import gru_fused
+from gru_fused import functional
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -49,6 +51,34 @@ def test_autocast_of_a_cell_of_a_compiled_module_and_of_derivatives() -> None:
     torch.testing.assert_close(compiled, eager, rtol=0, atol=0)
     torch.testing.assert_close(h, cell(x), rtol=0, atol=0.05)
     torch.testing.assert_close(slope, torch.func.grad(lambda x: rnn(x[None])[0].sum())(x), rtol=0, atol=0.05)
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    """As torch does: float64 is asked for by someone who needs it."""
+    ours = CASE.module(gru_fused.GRU)
+    x, hx = CASE.inputs()
+    expected = run(twin(ours, nn.GRU), x, hx, cotangents := CASE.cotangents())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_equal_to_rounding(run(ours, x, hx, cotangents), expected)
+        cell = gru_fused.GRUCell(4, 6, dtype=torch.float64)
+        under = cell(x[0], hx[0])
+    assert torch.equal(under, cell(x[0], hx[0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_on_cuda_gives_its_own_dtype(dtype: torch.dtype) -> None:
+    """Tensors of a pretended device: dtypes and shapes without memory. tests/gpu compares with nn.GRU on a real one."""
+    torch.set_autocast_dtype("cuda", dtype)
+    torch.set_autocast_enabled("cuda", True)  # torch.autocast itself looks for a device
+    try:
+        with FakeTensorMode(), torch.no_grad():
+            for given, expected in ((torch.float32, dtype), (torch.float64, torch.float64)):
+                shapes = (5, 2, 3), (1, 2, 4), (12, 3), (12, 4), (12,), (12,), (2, 3), (2, 4)
+                x, hx, *weights, row, h = (torch.empty(shape, dtype=given, device="cuda") for shape in shapes)
+                results = *functional.gru(x, None, weights), *functional.gru(x, hx, weights)
+                assert [y.dtype for y in (*results, functional.gru_cell(row, h, *weights))] == [expected] * 5
+    finally:
+        torch.set_autocast_enabled("cuda", False)
 
 
 def test_grad_scaler_skips_a_step_that_overflowed_and_no_other() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from compared import on
-from helpers import Case, run
+from helpers import Case, dtype_id, run, twin
 from torch import Tensor, nn
 
 import gru_fused
@@ -111,12 +111,23 @@ def test_compiled(device: torch.device, backend: str) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_autocast(device: torch.device) -> None:
-    rnn, x = made(130, device)
-    theirs = nn.GRU(9, 130, device=device)
-    theirs.load_state_dict(rnn.state_dict())
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        assert rnn(x)[0].dtype == theirs(x)[0].dtype
+@pytest.mark.parametrize("cudnn", [True, False], ids=["cudnn", "native"])
+@pytest.mark.parametrize("given", [torch.float32, torch.float64], ids=dtype_id)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=dtype_id)
+def test_autocast_gives_nn_grus_dtype(
+    device: torch.device, dtype: torch.dtype, given: torch.dtype, cudnn: bool
+) -> None:
+    """But for autocast to bfloat16 with cuDNN, which makes float16 of it: ours is what was asked for."""
+    rnn, x = (y.to(given) for y in made(130, device))
+    theirs = twin(rnn, nn.GRU).to(device)
+    cells = [cls(9, 130, device=device, dtype=given) for cls in (gru_fused.GRUCell, nn.GRUCell)]
+    with torch.autocast(device.type, dtype=dtype), torch.backends.cudnn.flags(enabled=cudnn):
+        found, expected = (
+            [y.dtype for y in (*module(x), cell(x[0]))] for module, cell in zip((rnn, theirs), cells, strict=True)
+        )
+    if cudnn and device.type == "cuda" and (dtype, given) == (torch.bfloat16, torch.float32):
+        expected[:2] = [torch.bfloat16] * 2
+    assert found == expected
 
 
 def test_nothing_waits_for_the_device(cuda: torch.device) -> None:
