@@ -119,7 +119,7 @@ def gru(
     dtype = hx.dtype
     autocast = torch._C._is_any_autocast_enabled()
     if autocast:
-        x, hx, weights = functional._autocast(x, hx, weights)
+        x, hx, weights, dtype = functional._autocast(x, hx, weights)
         norms = [gain.to(x.dtype) for gain in norms]
         steps = steps._replace(attention=None if steps.attention is None else steps.attention.to(x.dtype))
         reset_state = None if reset_state is None else reset_state.to(x.dtype)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layouts import LAYOUTS, Layout
 from torch import Tensor
-from variants import Variant, _enumerated, ops_results, reference_results
+from variants import Variant, enumerated, ops_results, reference_results
 
 from gru_fused import _ops
 from gru_fused.reference_variants import RECURRENCES
@@ -99,9 +99,9 @@ def test_as_good_as_the_reference_in_its_dtype(
 @pytest.mark.parametrize("recurrence", RECURRENCES)
 def test_inference_gives_the_bits_of_training(recurrence: str, shape: dict[str, Any], dtype: torch.dtype) -> None:
     arguments = Variant(recurrence=recurrence, **EVERYTHING, **shape).arguments(dtype)
-    output, h_n, gates, normal, scale = _ops.variant(*_enumerated(arguments).values(), False, False)
+    output, h_n, gates, normal, scale = _ops.variant(*enumerated(arguments).values(), False, False)
     assert gates.numel() == normal.numel() == scale.numel() == 0
-    trained = _ops.variant(*_enumerated(arguments).values(), True, False)
+    trained = _ops.variant(*enumerated(arguments).values(), True, False)
     assert torch.equal(output, trained[0])
     assert torch.equal(h_n, trained[1])
 
@@ -184,7 +184,7 @@ def test_only_the_gradients_that_are_needed(recurrence: str) -> None:
     case = Variant(T=9, recurrence=recurrence, **EVERYTHING)
     arguments, cotangents = case.arguments(), case.cotangents()
     expected = ops_results(arguments, cotangents)
-    x, hx, weights, bias, batch_sizes, *options = _enumerated(arguments).values()
+    x, hx, weights, bias, batch_sizes, *options = enumerated(arguments).values()
     output, _, *saved = _ops.variant(x, hx, weights, bias, batch_sizes, *options, True, False)
     for needs in product([False, True], repeat=4):
         found = _ops.variant_backward(

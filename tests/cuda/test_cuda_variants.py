@@ -13,7 +13,7 @@ from helpers import LOW_DTYPES, Results, assert_as_good_as, assert_equal_to_roun
 from test_cuda_results import tf32_recurrence
 from test_cuda_schedules import SCHEDULES
 from torch import Tensor
-from variants import Variant, _enumerated, ops_results, reference_results
+from variants import Variant, enumerated, ops_results, reference_results
 
 from gru_fused import _ops, reference_variants
 
@@ -183,8 +183,8 @@ def test_arguments_may_have_any_strides(recurrence: str, regime: str) -> None:
 def test_nothing_is_saved_without_need(recurrence: str, regime: str) -> None:
     arguments = replace(RESETS, recurrence=recurrence).arguments()
     x = arguments["x"]
-    output, h_n, *saved = _ops.variant(*_enumerated(arguments).values(), True, _ops.tf32(x))
-    again, h_n_again, *nothing = _ops.variant(*_enumerated(arguments).values(), False, _ops.tf32(x))
+    output, h_n, *saved = _ops.variant(*enumerated(arguments).values(), True, _ops.tf32(x))
+    again, h_n_again, *nothing = _ops.variant(*enumerated(arguments).values(), False, _ops.tf32(x))
     assert torch.equal(output, again) and torch.equal(h_n, h_n_again)
     assert all(y.numel() == 0 for y in nothing)
     assert not any(y.isnan().any() for y in saved)
@@ -194,8 +194,8 @@ def test_nothing_is_saved_without_need(recurrence: str, regime: str) -> None:
 def test_only_the_wanted_gradients(recurrence: str, regime: str) -> None:
     variant = replace(RESETS, recurrence=recurrence)
     arguments, cotangents = variant.arguments(), variant.cotangents()
-    x, hx, weights, bias, batch_sizes, *rest = _enumerated(arguments).values()
-    output, _, gates, normal, scale = _ops.variant(*_enumerated(arguments).values(), True, False)
+    x, hx, weights, bias, batch_sizes, *rest = enumerated(arguments).values()
+    output, _, gates, normal, scale = _ops.variant(*enumerated(arguments).values(), True, False)
 
     def gradients(*needs: bool) -> list[Tensor]:
         given = x, hx, output, gates, normal, scale, weights, bias, batch_sizes
