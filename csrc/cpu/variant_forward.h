@@ -129,15 +129,22 @@ struct VariantSteps {
     const NormSums<S> sums{step, row_of<S>(tile.shape, io.x, t, tile.first), y, tile.plan.tile_rows};
     for_blocks(count, tile.panels, RecurrentProduct<S, NormSums<S>>{tile.weights, state.factors, nullptr, sums});
     tile.member.meet_after_step();  // mean and variance are of all units
+    const bool writes_scale = io.scale.data && tile.units.begin == 0 && tile.units.end > 0;  // one member
     for (int64_t row = 0; row < count; ++row) {
-      if (!rows[row].alive) {
-        for (int64_t unit = tile.units.begin; unit < tile.units.end; unit += lanes) step.stay(row, unit);
-        continue;
+      S* const normal = io.normal.data ? row_of<S>(tile.shape, io.normal, t, tile.first + row) : nullptr;
+      T scale = 0;
+      if (rows[row].alive) {
+        const Normalized<S> normalized(sums, row);
+        normalized.make(tile.panels, normal);
+        scale = normalized.scale;
+      } else {
+        for (int64_t unit = tile.units.begin; unit < tile.units.end; unit += lanes) {
+          step.stay(row, unit);
+          for (int g = 0; normal && g < 3; ++g)
+            store(normal + g * tile.shape.hidden + unit, Vec<T>{}, step.valid(unit));
+        }
       }
-      const Normalized<S> normalized(sums, row);
-      normalized.make(tile.panels, io.normal.data ? row_of<S>(tile.shape, io.normal, t, tile.first + row) : nullptr);
-      if (io.scale.data && tile.units.begin == 0 && tile.units.end > 0)  // one member writes it
-        *row_of<T>(tile.shape, io.scale, t, tile.first + row) = normalized.scale;
+      if (writes_scale) *row_of<T>(tile.shape, io.scale, t, tile.first + row) = scale;
     }
   }
 };

@@ -90,8 +90,9 @@ struct VariantStep {
     if (gates) store(gates + row * io.gates.row + gate * weights.hidden + unit, value, valid(unit));
   }
 
-  // A row that is past its length, or not yet within it.
+  // A row that is past its length, or not yet within it. What is saved of it is not used, but is the op's result.
   void stay(int64_t row, int64_t unit) const {
+    for (int g = 0; g < 4; ++g) save(row, unit, g, Vec<T>{});
     set(next, row, unit, load(state.numbers.at(row, unit)));
     store(output + row * io.output.row + unit, Vec<T>{}, valid(unit));
   }
@@ -176,9 +177,10 @@ struct ResetBeforeCandidate {
   __attribute__((noinline)) void operator()(int64_t row, int64_t panel, const Vec<T> (&sums)[1]) const {
     const int64_t unit = panel * lanes;
     if (!step.rows[row].alive) return step.stay(row, unit);
-    const Vec<T> n = variant_candidate<Math>(step.cell, Vec<T>{}, load(step.gi_at(row, panel) + 2 * lanes),
-                                             sums[0] + step.bias(panel, 3));
+    const Vec<T> gh_n = sums[0] + step.bias(panel, 3);
+    const Vec<T> n = variant_candidate<Math>(step.cell, Vec<T>{}, load(step.gi_at(row, panel) + 2 * lanes), gh_n);
     step.save(row, unit, 2, n);
+    step.save(row, unit, 3, gh_n);
     step.end(row, unit, load(z.at(row, unit)), n);
   }
 };
