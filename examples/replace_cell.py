@@ -2,10 +2,11 @@
 
     make example NAME=replace_cell
 
-The tutorial's cell has a linear layer for each gate and lets z weigh the new state, h' = (1 - z) h + z n; torch and
-gru_fused let it weigh the old one. The weights are put side by side, the rows of z negated, and the outputs are the
-same, up to rounding. It learns to tell the next month's CO2 on Mauna Loa; the plot shows both forecasts, and how
-long each takes.
+The tutorial's cell has linear layers for each gate, applies the reset gate before the product with the state, and lets
+z weigh the new state, h' = (1 - z) h + z n; torch lets it weigh the old one, and applies the reset gate after the
+product, which ours does unless told reset_after=False. The weights are put side by side, the rows of z negated, and the
+outputs are the same, up to rounding. It learns to tell the next month's CO2 on Mauna Loa; the plot shows both
+forecasts, and how long each takes.
 """
 
 import argparse
@@ -42,14 +43,10 @@ class TutorialGRU(nn.Module):
             both = torch.cat([step, h], dim=1)
             r = torch.sigmoid(self.reset(both))
             z = torch.sigmoid(self.update(both))
-            n = torch.tanh(self.candidate_x(step) + self.combine(r, h))
+            n = torch.tanh(self.candidate_x(step) + self.candidate_h(r * h))
             h = (1 - z) * h + z * n
             outputs.append(h)
         return torch.stack(outputs), h
-
-    def combine(self, r: Tensor, h: Tensor) -> Tensor:
-        """The reset gate after the product. (With candidate_h(r * h), before it, it would be another cell.)"""
-        return r * self.candidate_h(h)
 
 
 def replacement(tutorial: TutorialGRU) -> gru_fused.GRU:
@@ -63,7 +60,7 @@ def replacement(tutorial: TutorialGRU) -> gru_fused.GRU:
         "bias_ih_l0": torch.cat([*(gate.bias for gate in gates), tutorial.candidate_x.bias]),
         "bias_hh_l0": torch.cat([torch.zeros(2 * units), tutorial.candidate_h.bias]),
     }
-    gru = gru_fused.GRU(inputs, units)
+    gru = gru_fused.GRU(inputs, units, reset_after=False)
     gru.load_state_dict(weights.negate_update_gate(state))
     return gru
 

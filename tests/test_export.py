@@ -67,28 +67,70 @@ def test_aot_inductor(tmp_path: Path) -> None:
     assert_same(torch._inductor.aoti_load_package(package)(x), rnn(x))
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_onnx_is_one_node_a_layer_and_runs(options: dict[str, object], tmp_path: Path) -> None:
+def in_onnx_runtime(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple[object, ...], path: Path) -> object:
+    """A session with the exported module, and the number of its GRU nodes."""
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason=f"torch's ONNX exporter needs {package}")
     runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime runs what was exported")
     import gru_fused.onnx
 
-    rnn = module(options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
         program = torch.onnx.export(
-            rnn,
-            (torch.randn(5, 2, 3),),
+            module,
+            example,
             dynamo=True,
-            dynamic_shapes=(SIZES,),
+            dynamic_shapes=shapes,
             custom_translation_table=gru_fused.onnx.translations(),
             verbose=False,
         )
-    program.save(str(tmp_path / "gru.onnx"))
-    assert [node.op_type for node in program.model.graph].count("GRU") == rnn.num_layers
-    session = runtime.InferenceSession(str(tmp_path / "gru.onnx"))
+    program.save(str(path))
+    nodes = [node.op_type for node in program.model.graph].count("GRU")
+    return runtime.InferenceSession(str(path)), nodes
+
+
+def answers(session: object, *given: Tensor) -> tuple[Tensor, ...]:
+    feed = {to.name: y.numpy() for to, y in zip(session.get_inputs(), given, strict=True)}
+    return tuple(map(torch.from_numpy, session.run(None, feed)))
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_onnx_is_one_node_a_layer_and_runs(options: dict[str, object], tmp_path: Path) -> None:
+    rnn = module(options)
+    session, nodes = in_onnx_runtime(rnn, (torch.randn(5, 2, 3),), (SIZES,), tmp_path / "gru.onnx")
+    assert nodes == rnn.num_layers
     for shape in ((5, 2, 3), (11, 7, 3)):
         x = torch.randn(shape)
-        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        assert_same(tuple(map(torch.from_numpy, found)), rnn(x))
+        assert_same(answers(session, x), rnn(x))
+
+
+VARIANTS = {
+    "reset_before": dict(reset_after=False, num_layers=2, bidirectional=True),
+    "reverse": dict(reverse=True, bias=False, activation="relu"),
+    "activations": dict(activation="softsign", gate_activation="hard_sigmoid", bidirectional=True),
+}
+
+
+class WithLengths(nn.Module):
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return self.rnn(x, lengths=lengths)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_onnx_of_a_variant_with_lengths(options: dict[str, object], tmp_path: Path) -> None:
+    model = WithLengths(module(options))
+    example, shapes = (torch.randn(5, 2, 3), torch.tensor([5, 3])), (SIZES, {0: SIZES[1]})
+    session, nodes = in_onnx_runtime(model, example, shapes, tmp_path / "gru.onnx")
+    assert nodes == model.rnn.num_layers
+    x, lengths = torch.randn(8, 3, 3), torch.tensor([2, 8, 5])
+    assert_same(answers(session, x, lengths), model(x, lengths))
+
+
+@pytest.mark.parametrize("options", [dict(layer_norm="sum"), dict(zoneout=0.2)], ids=lambda options: "".join(options))
+def test_what_onnx_has_not_is_refused(options: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="can't be exported to ONNX, whose GRU has nothing of the kind"):
+        in_onnx_runtime(module(options), (torch.randn(5, 2, 3),), (SIZES,), tmp_path / "gru.onnx")
