@@ -173,3 +173,24 @@ def test_a_haste_module_is_read_by_its_state() -> None:
     for name, x in weights.to_haste(Case().module(nn.GRU))[0].items():
         module.register_parameter(name, nn.Parameter(x))
     assert weights.from_haste(module, batch_first=True).batch_first
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])
+def test_hastes_layer_norm_and_zoneout(bidirectional: bool) -> None:
+    """To and from; the formula is in test_cells_by_definition.py."""
+    rnn = gru_fused.GRU(3, 5, 2, bidirectional=bidirectional, layer_norm="projections", zoneout=0.2).eval()
+    with torch.no_grad():
+        for p in rnn.parameters():
+            p.add_(torch.randn_like(p))
+    states = weights.to_haste(rnn)
+    first = states[0][0] if bidirectional else states[0]
+    assert {name: tuple(y.shape) for name, y in first.items()}["gamma"] == (2, 15)
+    torch.testing.assert_close(first["gamma"][1, 5:10], rnn.norm_hh_l0[:5])  # z, r, h there; r, z, n here
+    back = weights.from_haste(*states, zoneout=0.2).eval()
+    assert back.options == rnn.options
+    x = torch.randn(4, 2, 3)
+    assert torch.equal(back(x)[0], rnn(x)[0])
+    with pytest.raises(NotImplementedError, match="to_haste: expected layer_norm=None or 'projections'"):
+        weights.to_haste(gru_fused.GRU(3, 4, layer_norm="sum"))
+    with pytest.raises(ValueError, match="layers: expected a gamma in all of them, or in none"):
+        weights.from_haste(*weights.to_haste(gru_fused.GRU(5, 5)), *weights.to_haste(gru_fused.GRU(5, 5, layer_norm="projections")))

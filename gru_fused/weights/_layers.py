@@ -25,8 +25,13 @@ class Direction(NamedTuple):
 Layer = Sequence[Direction]  # forward, or forward and reverse
 
 
-def gru_of(layers: Sequence[Layer], *, batch_first: bool = False, options: Options = PLAIN) -> GRU:
-    """A module with copies of the weights. The formats have checked the shapes of each direction by itself."""
+def gru_of(
+    layers: Sequence[Layer], *, batch_first: bool = False, options: Options = PLAIN, norms: Sequence[Tensor] = ()
+) -> GRU:
+    """A module with copies of the weights. The formats have checked the shapes of each direction by itself.
+
+    ``norms``: of a norm's options the gains, in the order of the module's parameters.
+    """
     _check_same(layers)
     w_ih, w_hh, b_ih, _ = layers[0][0]
     gru = GRU(
@@ -40,7 +45,7 @@ def gru_of(layers: Sequence[Layer], *, batch_first: bool = False, options: Optio
         dtype=w_ih.dtype,
         **asdict(options),
     ).to_empty(device=w_ih.device)
-    given = [x for layer in layers for direction in layer for x in direction if x is not None]
+    given = [x for layer in layers for direction in layer for x in direction if x is not None] + list(norms)
     with torch.no_grad():
         for parameter, x in zip(gru.parameters(), given, strict=True):
             parameter.copy_(x)
@@ -91,6 +96,10 @@ def layers_of(gru: nn.RNNBase, to: str, known: Collection[str] = ()) -> list[lis
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         layers.append([Direction(*(_detached(getattr(gru, name + s, None)) for name in names)) for s in suffixes])
     return layers
+
+
+def norms_of(gru: nn.RNNBase) -> list[Tensor]:
+    return [getattr(gru, name).detach() for name in gru._norm_names()] if options_of(gru).layer_norm else []
 
 
 def options_of(gru: nn.RNNBase) -> Options:
