@@ -22,6 +22,10 @@ FORMS = {
     "TensorCoresI6__halfE": "f16",
 }
 EXCHANGES = ("Block", "Cluster", "Packet", "Flag")
+STEPS = ("step_forward", "step_backward", "step_tangent_backward", "step_tangent", "previous_states", "alive_rows")
+STEPS += tuple(
+    f"variant_{phase}" for phase in ("begin", "reset", "finish", "back", "reset_back", "norm", "norm_back", "operands")
+)
 
 
 @dataclass
@@ -42,7 +46,8 @@ class Kernel:
 
 
 def kernels_of(library: Path) -> list[Kernel]:
-    """Every kernel of a library, by architecture and name. A loop's name is like ``forward bf16 Cluster``."""
+    """Every kernel of a library, by architecture and name. A loop's name is like ``forward bf16 Cluster``,
+    of the cell's variants ``variant forward bf16 Cluster``."""
     found: dict[tuple[str, str], Kernel] = {}
     for arch, symbol, text in _sections(_cuobjdump("--dump-resource-usage", library), r"Function (\S+):"):
         used = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
@@ -56,11 +61,9 @@ def readable(symbol: str) -> str:
     if loop := re.search(r"\d+(forward|backward)_loop", symbol):
         form = next(name for mangled, name in FORMS.items() if mangled in symbol)
         exchange = next(name for name in EXCHANGES if f"{name}Exchange" in symbol)
-        return f"{loop[1]} {form} {exchange}"
-    step = re.search(
-        r"\d(step_forward|step_backward|step_tangent_backward|step_tangent|previous_states)INS\w*?ArithmeticOfI(\w+?)E",
-        symbol,
-    )
+        cell = "variant " if "VariantLoop" in symbol else ""
+        return f"{cell}{loop[1]} {form} {exchange}"
+    step = re.search(rf"\d({'|'.join(STEPS)})INS\w*?ArithmeticOfI(\w+?)E", symbol)
     scalar = {"f": "f32", "d": "f64", "13__nv_bfloat16": "bf16", "6__half": "f16"}[step[2]]
     return f"{step[1]} {scalar}"
 

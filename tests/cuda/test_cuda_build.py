@@ -6,15 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 from sass import EXCHANGES, FORMS, Kernel, kernels_of, tools
 
 ROOT = Path(__file__).parents[2]
-LOOPS = [
-    f"{way} {form} {exchange}" for way in ("forward", "backward") for form in FORMS.values() for exchange in EXCHANGES
-]
+WAYS = ("forward", "backward", "variant forward", "variant backward")
+LOOPS = [f"{way} {form} {exchange}" for way in WAYS for form in FORMS.values() for exchange in EXCHANGES]
 ARCHS = ("sm_80", "sm_90a")
 
 
@@ -64,6 +64,8 @@ def test_the_library_loads_and_registers_its_ops_without_a_gpu(built: Path) -> N
         "forward_train",
         "tangent",
         "tangent_backward",
+        "variant",
+        "variant_backward",
     ]
     assert done.stdout.split() == [f"gru_{name}" for name in expected]
 
@@ -87,8 +89,10 @@ def test_the_products_are_the_instructions_they_should_be(
     if arch == "sm_80" and name.endswith("Cluster"):
         assert len(kernel.code) < 100, "a device without clusters needs no code for them"
         return
-    form = name.split()[1]
+    form = name.split()[-2]
     held = {"f32": 4, "f64": 5}.get(form, 10)
+    if name.startswith("variant") and form != "f32":
+        held -= 1 if form == "f64" else 2
     if form in ("f32", "f64"):  # 3 gates x 4 rows x the inputs of a lane's fragment
         multiply_adds = kernel.count("FFMA" if form == "f32" else "DFMA")
         assert multiply_adds >= held * 3 * 4 * (4 if form == "f32" else 2)
@@ -98,7 +102,7 @@ def test_the_products_are_the_instructions_they_should_be(
 
 
 @pytest.mark.parametrize("form", FORMS.values())
-@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_cluster_exchanges_without_a_fence(kernels: dict[tuple[str, str], Kernel], way: str, form: str) -> None:
     """A fence in the loop would cost as much as the exchange; the cluster's barrier before and after it has some."""
     code = kernels[f"{way} {form} Cluster", "sm_90a"].code
@@ -111,5 +115,5 @@ def test_a_cluster_exchanges_without_a_fence(kernels: dict[tuple[str, str], Kern
 
 @pytest.mark.parametrize("form", FORMS.values())
 def test_packets_need_no_fence(kernels: dict[tuple[str, str], Kernel], form: str) -> None:
-    for way, arch in (("forward", "sm_80"), ("backward", "sm_80"), ("forward", "sm_90a"), ("backward", "sm_90a")):
+    for way, arch in product(WAYS, ARCHS):
         assert kernels[f"{way} {form} Packet", arch].count("MEMBAR", "ERRBAR") == 0

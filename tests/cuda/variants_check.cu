@@ -209,8 +209,10 @@ bool check_steps(DType dtype, double bound) {
   bool good = true;
   for (const Recurrence recurrence :
        {Recurrence::reset_after, Recurrence::reset_before, Recurrence::norm_recurrent, Recurrence::norm_sum})
-    for (int i = 0; i < 3; ++i) {
-      Shape s{dtype, 4, i == 1 ? 1 : 5, 0, i == 2 ? 90 : 7, 1, i == 1};
+    for (int i = 0; i < 3; ++i) {  // few launches: ThreadSanitizer takes long to begin each of their 256 threads
+      const bool norm = Cell{recurrence}.norm();
+      if (i == 1 ? recurrence != Recurrence::reset_after : i == 2 && !norm) continue;
+      Shape s{dtype, 2, i ? 1 : 2, 0, i == 2 ? 86 : 7, 1, i == 1};  // of 86 units a norm has more numbers than threads
       Packing packing;
       const int64_t n = i == 2 ? packing.pack(s) : s.steps * s.batch;
       const Rules rules(s, n, i == 1);
