@@ -53,7 +53,9 @@ if platform.machine() in ("x86_64", "AMD64"):
     CPU_SOURCES["cpu/isa_avx512.cpp"] = avx512
     CPU_SOURCES["cpu/isa_avx512_bf16.cpp"] = [*avx512, "-mavx512bf16"]
 OPS_SOURCES = [f"ops/{name}.cpp" for name in ("schema", "layer", "tangent", "variant", "cpu", "explain", "module")]
-CUDA_OPS_SOURCES = [f"ops/{name}.cpp" for name in ("cuda", "cuda_tangent", "cuda_variant")]  # the CUDA half's, compiled as C++
+CUDA_OPS_SOURCES = [
+    f"ops/{name}.cpp" for name in ("cuda", "cuda_tangent", "cuda_variant")
+]  # the CUDA half's, compiled as C++
 
 
 def torch_paths() -> tuple[list[str], str]:

@@ -105,8 +105,7 @@ struct VariantGrads {
 template <class Math>
 GRU_FUSED_HD VariantGrads<typename Math::Value> variant_backward(const Cell& cell, typename Math::Value d,
                                                                  const Gates<typename Math::Value>& gates,
-                                                                 typename Math::Value update,
-                                                                 typename Math::Value h0) {
+                                                                 typename Math::Value update, typename Math::Value h0) {
   using Value = typename Math::Value;
   const Value one = Math::one(), made = update * (one - gates.z), difference = d * (h0 - gates.n);
   const Value n = d * made * slope<Math>(cell.candidate, gates.n);

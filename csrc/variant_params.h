@@ -36,7 +36,7 @@ struct Variant {
 
 // Of one direction.
 struct VariantArguments {
-  Rows<const void> update;       // [T, B, H], or [T, B, 1] if not `update_per_unit`; or null: 1
+  Rows<const void> update;  // [T, B, H], or [T, B, 1] if not `update_per_unit`; or null: 1
   bool update_per_unit = false;
   Rows<const void> dropout;      // [B, H] or null: 1
   Rows<const void> reset_state;  // [B, H] or null: zero

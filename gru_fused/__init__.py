@@ -10,8 +10,8 @@ Example:
 
 from gru_fused import compat, functional, reference, variants, weights
 from gru_fused._version import __version__
-from gru_fused.explain import explain
 from gru_fused.cell import GRUCell
+from gru_fused.explain import explain
 from gru_fused.modules import GRU
 from gru_fused.options import Options
 from gru_fused.swap import convert, revert

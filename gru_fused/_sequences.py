@@ -1,4 +1,4 @@
-"""What a call says of its sequences, checked and brought into the form of the ops: time first, one dtype, one device."""
+"""What a call says of its sequences, checked and brought into the form of the ops: time first, of one dtype."""
 
 from __future__ import annotations
 
@@ -50,9 +50,8 @@ def steps_of(
         if reset_state.shape == (states, hidden):
             reset_state = reset_state.unsqueeze(1)
         elif reset_state.shape != hx.shape:
-            raise ValueError(
-                f"reset_state: expected shape {(states, hidden)} or {(states, batch, hidden)}, got {_shape(reset_state)}"
-            )
+            either = f"{(states, hidden)} or {(states, batch, hidden)}"
+            raise ValueError(f"reset_state: expected shape {either}, got {_shape(reset_state)}")
         reset_state = reset_state.expand(hx.shape).to(x.dtype)
     return Steps(lengths, reset, None if attention is None else attention.to(x.dtype)), reset_state
 

@@ -59,9 +59,7 @@ class GRUCell(WithOptions, nn.GRUCell):
         recurrent_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        options = Options(
-            reset_after, layer_norm, norm_eps, activation, gate_activation, zoneout, recurrent_dropout
-        )
+        options = Options(reset_after, layer_norm, norm_eps, activation, gate_activation, zoneout, recurrent_dropout)
         nn.GRUCell.__init__(self, *args, **kwargs)
         self._take_options(options, like=self.weight_hh)
 

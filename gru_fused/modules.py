@@ -180,9 +180,7 @@ class GRU(WithOptions, nn.RNNBase):
             if marks[name] is None:
                 continue
             if not isinstance(marks[name], PackedSequence):
-                raise TypeError(
-                    f"{name}: expected a PackedSequence like the input, got {type(marks[name]).__name__}"
-                )
+                raise TypeError(f"{name}: expected a PackedSequence like the input, got {type(marks[name]).__name__}")
             if not _packed_alike(marks[name], input):
                 raise ValueError(f"{name}: expected the batch_sizes and the order of the input, got others")
             marks[name] = marks[name].data

@@ -114,9 +114,7 @@ def _layer(
             b.append(_axis(op, op.Concat(*(_reordered(op, y) for y in biases), axis=0)))
     W, R, *B = (op.Concat(*parts, axis=0) if directions == 2 else parts[0] for parts in (w, r, b) if parts)
     direction = {"direction": "bidirectional" if directions == 2 else "forward"}
-    y, h_n = op.GRU(
-        x, W, R, B[0] if B else None, lengths, hx, hidden_size=w_hh.shape[1], **{**direction, **attributes}
-    )
+    y, h_n = op.GRU(x, W, R, B[0] if B else None, lengths, hx, hidden_size=w_hh.shape[1], **{**direction, **attributes})
     # [T, D, B, H] to [T, B, D H]
     return op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, -1])), h_n
 

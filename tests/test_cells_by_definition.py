@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import gru_fused
 
-T, B, I, H = 6, 3, 4, 5
+T, B, I, H = 6, 3, 4, 5  # noqa: E741 - the letters of the formulas
 Step = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -1,4 +1,4 @@
-"""The options of the cell as users meet them: arguments, errors, text, parameters, copies, swapping, the cell's twin."""
+"""The options of the cell as users meet them: arguments, errors, text, parameters, copies, swapping, the cell."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_copies(options: dict[str, Any]) -> None:
 
 def test_only_plain_ones_become_torchs() -> None:
     model = nn.ModuleList([gru_fused.GRU(3, 4), gru_fused.GRU(3, 4, zoneout=0.1)])
-    with pytest.raises(ValueError, match="model.1: expected a GRU that torch has too, got one with zoneout=0.1"):
+    with pytest.raises(ValueError, match=r"model\.1: expected a GRU that torch has too, got one with zoneout=0.1"):
         gru_fused.revert(model)
     assert type(model[0]) is gru_fused.GRU
     model[1].options = Options()
@@ -176,7 +176,9 @@ def seeded(rnn: gru_fused.GRU, x: Tensor, **marks: Any) -> Tensor:
     return rnn(x, **marks)[0]
 
 
-@pytest.mark.parametrize("options", [{"zoneout": 0.3}, {"recurrent_dropout": 0.3}], ids=lambda options: "".join(options))
+@pytest.mark.parametrize(
+    "options", [{"zoneout": 0.3}, {"recurrent_dropout": 0.3}], ids=lambda options: "".join(options)
+)
 def test_masks_follow_the_seed(options: dict[str, Any]) -> None:
     rnn, x = gru_fused.GRU(3, 4, 2, **options), torch.randn(5, 2, 3)
     assert torch.equal(seeded(rnn, x), seeded(rnn, x))

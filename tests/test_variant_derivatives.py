@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 import gru_fused
 
-T, B, I, H = 4, 2, 3, 3
+T, B, I, H = 4, 2, 3, 3  # noqa: E741 - the letters of the formulas
 OPTIONS: dict[str, dict[str, Any]] = {
     "reset_before": {"reset_after": False},
     "norm_projections": {"layer_norm": "projections"},
@@ -131,7 +131,8 @@ def test_gradients_of_each_sample() -> None:
 
     each = vmap(grad(loss), (None, 0))(parameters, xs)
     for row, x in enumerate(xs):
-        for name, expected in zip(parameters, torch.autograd.grad(rnn(x)[0].square().sum(), rnn.parameters())):
+        alone = torch.autograd.grad(rnn(x)[0].square().sum(), rnn.parameters())
+        for name, expected in zip(parameters, alone, strict=True):
             torch.testing.assert_close(each[name][row], expected, rtol=0, atol=1e-12)
 
 

@@ -193,4 +193,6 @@ def test_hastes_layer_norm_and_zoneout(bidirectional: bool) -> None:
     with pytest.raises(NotImplementedError, match="to_haste: expected layer_norm=None or 'projections'"):
         weights.to_haste(gru_fused.GRU(3, 4, layer_norm="sum"))
     with pytest.raises(ValueError, match="layers: expected a gamma in all of them, or in none"):
-        weights.from_haste(*weights.to_haste(gru_fused.GRU(5, 5)), *weights.to_haste(gru_fused.GRU(5, 5, layer_norm="projections")))
+        weights.from_haste(
+            *weights.to_haste(gru_fused.GRU(5, 5)), *weights.to_haste(gru_fused.GRU(5, 5, layer_norm="projections"))
+        )

@@ -30,7 +30,7 @@ def onnx(**changes: object) -> Callable[[], object]:
 
 # what is done, the type of the error, and what its text says
 ERRORS = {
-    "keras-bias": (
+    "keras-bias-before": (
         lambda: weights.from_keras(zeros((3, 12), (4, 12), (11,))),
         ValueError,
         "layer 0, bias: expected shape (12,), got (11,)",
@@ -131,7 +131,11 @@ ERRORS = {
         "layer 0: expected a dict of W, R and, with biases, B, got list",
     ),
     "onnx-R": (onnx(R=np.zeros((1, 11, 4))), ValueError, "layer 0, R: expected shape (1, 12, 4), got (1, 11, 4)"),
-    "onnx-three-directions": (onnx(R=np.zeros((3, 12, 4))), ValueError, "R: expected 1 directions for 'forward', got 3"),
+    "onnx-three-directions": (
+        onnx(R=np.zeros((3, 12, 4))),
+        ValueError,
+        "R: expected 1 directions for 'forward', got 3",
+    ),
     "onnx-B": (onnx(B=np.zeros((1, 12))), ValueError, "layer 0, B: expected shape (1, 24), got (1, 12)"),
     "onnx-clip": (onnx(clip=3.0), NotImplementedError, "clip: expected none, got 3.0"),
     "onnx-activations": (

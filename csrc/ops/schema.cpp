@@ -21,9 +21,9 @@
 //   reset                    bool [T, B] or [N]: an episode begins, with reset_state [D, B, H] or zero
 //   update                   how much of the update is made: [D, T, B, H or 1] or [D, N, H or 1]
 //   dropout                  the mask of the recurrent product: [D, B, H]
-//   normal, scale            what the norm's backward needs: [D, T B, 3H], [D, T B, 1] in float32 or float64; else empty
-//   save                     false: gates, normal and scale are empty
-//   grads                    as above; then of update, [D, T B, H], and of reset_state, if needed
+//   normal, scale            what the norm's backward needs: [D, T B, 3H], [D, T B, 1] in float32 or float64; else
+//   empty save                     false: gates, normal and scale are empty grads                    as above; then of
+//   update, [D, T B, H], and of reset_state, if needed
 //
 // The second order, without the products that have no recurrence; "_t" is the tangent of what stands before it:
 //   given_t                  of gi_r + gh_r, gi_z + gh_z, gi_n, gh_n, without h_t W_hh^T: [D, T B, 4H]

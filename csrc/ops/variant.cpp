@@ -5,8 +5,8 @@ namespace {
 
 Layer layer_of(const Tensor& x, const Tensor& hx, const VariantWeights& weights, const OptionalTensor& batch_sizes,
                bool reverse) {
-  Layer layer = weights.norm() ? Layer("x", x, 3, hx, batch_sizes)
-                               : Layer(x, hx, weights.plain(), batch_sizes, /*cell=*/false);
+  Layer layer =
+      weights.norm() ? Layer("x", x, 3, hx, batch_sizes) : Layer(x, hx, weights.plain(), batch_sizes, /*cell=*/false);
   if (reverse) layer.reverse();
   return layer;
 }
@@ -15,8 +15,8 @@ Layer layer_of(const Tensor& x, const Tensor& hx, const VariantWeights& weights,
 template <class Void>
 Rows<Void> direction_rows(const Tensor& array, int64_t d, int64_t element_size) {
   const int64_t dim = array.dim();
-  return {static_cast<char*>(array.data_ptr()) + d * array.stride(0) * element_size,
-          dim == 4 ? array.stride(1) : 0, array.stride(dim - 2)};
+  return {static_cast<char*>(array.data_ptr()) + d * array.stride(0) * element_size, dim == 4 ? array.stride(1) : 0,
+          array.stride(dim - 2)};
 }
 
 // What both passes are told beside the plain arguments. params.direction has its plain arguments already.
@@ -226,8 +226,7 @@ VariantBackwardCall::VariantBackwardCall(const OptionalTensor& grad_output, cons
     }
     to.grad_hx = state_rows<void>(grad_hx, d, element);
     if (need_x)
-      to.grad_x =
-          weights.norm() ? step_rows<void>(*grad_x, d * 3 * H, element) : layer.own_rows<void>(*grad_x, d);
+      to.grad_x = weights.norm() ? step_rows<void>(*grad_x, d * 3 * H, element) : layer.own_rows<void>(*grad_x, d);
     if (need_update) to.grad_update = layer.own_rows<void>(*grad_update, d);
     if (need_reset_state) to.grad_reset_state = state_rows<void>(*grad_reset_state, d, element);
     if (!need_weights) continue;

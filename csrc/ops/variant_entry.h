@@ -25,12 +25,14 @@ struct VariantEntry {
     return {call.output, call.h_n, or_empty(call.gates), or_empty(call.normal), or_empty(call.scale)};
   }
 
-  static std::vector<Tensor> gru_variant_backward(
-      OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor x, Tensor hx, Tensor output, Tensor gates,
-      Tensor normal, Tensor scale, std::vector<Tensor> tensors, bool bias, OptionalTensor batch_sizes,
-      int64_t recurrence, int64_t gate, int64_t candidate, double epsilon, bool reverse, OptionalTensor lengths,
-      OptionalTensor reset, OptionalTensor reset_state, OptionalTensor update, OptionalTensor dropout, bool need_x,
-      bool need_weights, bool need_update, bool need_reset_state, bool tf32) {
+  static std::vector<Tensor> gru_variant_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor x,
+                                                  Tensor hx, Tensor output, Tensor gates, Tensor normal, Tensor scale,
+                                                  std::vector<Tensor> tensors, bool bias, OptionalTensor batch_sizes,
+                                                  int64_t recurrence, int64_t gate, int64_t candidate, double epsilon,
+                                                  bool reverse, OptionalTensor lengths, OptionalTensor reset,
+                                                  OptionalTensor reset_state, OptionalTensor update,
+                                                  OptionalTensor dropout, bool need_x, bool need_weights,
+                                                  bool need_update, bool need_reset_state, bool tf32) {
     const VariantOptions options{recurrence, gate,  candidate,   epsilon, reverse,
                                  lengths,    reset, reset_state, update,  dropout};
     const VariantWeights weights(tensors, bias, options.cell().norm());
@@ -52,6 +54,6 @@ struct VariantEntry {
 }  // namespace gru_fused::ops
 
 // In a translation unit of its device, inside STABLE_TORCH_LIBRARY_IMPL.
-#define GRU_FUSED_REGISTER_VARIANT(m, Backend)                                              \
+#define GRU_FUSED_REGISTER_VARIANT(m, Backend)                                           \
   m.impl("gru_variant", TORCH_BOX(&gru_fused::ops::VariantEntry<Backend>::gru_variant)); \
   m.impl("gru_variant_backward", TORCH_BOX(&gru_fused::ops::VariantEntry<Backend>::gru_variant_backward))

@@ -87,7 +87,9 @@ def layers_of(gru: nn.RNNBase, to: str, known: Collection[str] = ()) -> list[lis
     if not (isinstance(gru, nn.RNNBase) and gru.mode == "GRU"):
         raise TypeError(f"{to}: expected a gru_fused.GRU or torch.nn.GRU, got {type(gru).__name__}")
     options = options_of(gru)
-    left = replace(options, **{name: getattr(PLAIN, name) for name in (*known, "recurrent_dropout")})  # in training only
+    left = replace(
+        options, **{name: getattr(PLAIN, name) for name in (*known, "recurrent_dropout")}
+    )  # in training only
     if left != PLAIN:
         raise NotImplementedError(f"{to}: expected a GRU that is known there, got one with {left.changed()}")
     layers = []

@@ -99,7 +99,7 @@ class OnnxGRU(nn.Module):
         layout: 1: X is ``(B, T, I)``, Y ``(B, T, D, H)``, initial_h and Y_h ``(B, D, H)``. Default 0.
         linear_before_reset: 0, ONNX' default: the reset gate before the recurrent product; 1: after it, as in nn.GRU.
         hidden_size, activations, activation_alpha, activation_beta, clip: as in ONNX; only what ``gru_fused.GRU``
-            computes is taken: no clip; Sigmoid, or HardSigmoid with alpha 1/5 or 1/6 and beta 1/2; Tanh, Relu, Softsign.
+            computes is taken: no clip; Sigmoid, or HardSigmoid of alpha 1/5 or 1/6 and beta 1/2; Tanh, Relu, Softsign.
 
     Call with:
         X: ``(T, B, I)``.
