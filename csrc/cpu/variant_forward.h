@@ -87,7 +87,7 @@ struct VariantSteps {
       step.set(next, row, unit, load(state.numbers.at(row, unit)));
   }
 
-  // Before the first step, -1, there are no outputs.
+  // What the epilogues are told of the s-th step. -1: of no step, to set a state only.
   VariantStep<S> step_of(int64_t s, const T* gi) const {
     const int64_t t = tile.shape.time_of(s, tile.direction);
     const auto at = [&](const Rows<void>& array) {

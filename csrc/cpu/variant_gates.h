@@ -20,7 +20,7 @@ struct RowStep {
   bool resets_next;  // the next step resets
 };
 
-// The states of a tile, and the factors of the product, the masked ones. They may be the same.
+// The states of a tile as numbers, and as the factors of the product: masked, or pairs, or the same.
 template <class S>
 struct MaskedStates {
   using T = Accumulate<S>;
@@ -63,6 +63,7 @@ struct VariantStep {
       for (int g = 0; g < 4; ++g) __builtin_prefetch(gates + row * io.gates.row + g * weights.hidden + unit, 1);
     if (gi)
       for (int g = 0; g < 3; ++g) __builtin_prefetch(gi_at(row, unit / lanes) + g * lanes);
+    if (rows[row].update) __builtin_prefetch(rows[row].update + unit);
   }
 
   const T* gi_at(int64_t row, int64_t panel) const { return gi + (panel * gi_rows + row) * kWidth<T>; }

@@ -1,6 +1,7 @@
 // What the programs that check the CPU kernels share: threads and scratch memory.
 #pragma once
 
+#include <barrier>
 #include <thread>
 
 #include "../../csrc/cpu/kernels.h"
@@ -8,11 +9,17 @@
 
 namespace {
 
-// Every piece of work on its own thread: nothing orders them but the end of the call.
+// Every piece of work on its own thread. They begin together, so that teams find their members; but for that, nothing
+// orders them but the end of the call.
 cpu::Parallel threads(int64_t count) {
   return {[](int64_t pieces, cpu::Parallel::Body body, const void* context) {
+            std::barrier start(pieces);
             std::vector<std::thread> running;
-            for (int64_t i = 0; i < pieces; ++i) running.emplace_back([=] { body(context, i); });
+            for (int64_t i = 0; i < pieces; ++i)
+              running.emplace_back([=, &start] {
+                start.arrive_and_wait();
+                body(context, i);
+              });
             for (std::thread& thread : running) thread.join();
           },
           count};

@@ -246,14 +246,11 @@ bool run_case(const cpu::Kernels& kernels, int64_t index) {
   for (int d = 0; d < s.directions; ++d) directions.emplace_back(s, n, options, H, norm);
   for (int d = 0; d < s.directions; ++d) {
     Direction& a = directions[d];
-    for (int64_t t = 0; variant.lengths && t < s.steps; ++t)  // what is not alive does not count
+    for (int64_t t = 0; variant.lengths && t < s.steps; ++t)  // what is not alive does not count, and gets zeros
       for (int64_t b = 0; b < s.batch; ++b) {
         if (variant.alive(s, t, b)) continue;
         for (Matrix* array : {&a.x.values, &a.update.values, &a.grad_output})
           for (int64_t c = 0; array->rows && c < array->columns; ++c) array->set(t * s.batch + b, c, NAN);
-        for (int64_t c = 0; c < a.x.along.columns; ++c) a.x.along.set(t * s.batch + b, c, 0);
-        for (int64_t c = 0; a.update.used() && c < a.update.along.columns; ++c)
-          a.update.along.set(t * s.batch + b, c, 0);
       }
     const DirectionArguments given{a.x.in(s.batch), a.hx.in(), a.w_ih.in(), a.w_hh.in(), a.b_ih.data(), a.b_hh.data()};
     const VariantArguments more{a.update.in(s.batch), options.per_unit,
