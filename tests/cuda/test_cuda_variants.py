@@ -144,6 +144,17 @@ def test_resets_need_no_launch_of_their_own(every: bool, regime: str, emulated: 
     assert_equal_to_rounding(ours, reference_results(arguments, cotangents), eps=1e-12)
 
 
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=dtype_id)
+def test_without_an_update_the_state_stays_exactly(dtype: torch.dtype, regime: str) -> None:
+    variant = Variant(H=40, D=2, update="rows")
+    arguments = variant.arguments(dtype)
+    arguments["update"].zero_()
+    results = ops_results(arguments, variant.cotangents(dtype))
+    hx = arguments["hx"]
+    assert torch.equal(results["h_n"], hx)
+    assert torch.equal(results["output"], torch.cat(list(hx), -1).expand(variant.T, -1, -1))
+
+
 @pytest.mark.parametrize("lengths", [(0, 0, 0), (-1, 7, 3), (5, 0, 1)], ids=str)
 def test_lengths_of_nothing_and_beyond(lengths: tuple[int, ...], regime: str) -> None:
     arguments, cotangents = RESETS.arguments(), RESETS.cotangents()
