@@ -84,9 +84,7 @@ class GRUCell(WithOptions, nn.GRUCell):
         recurrent_mask: Tensor | None = None,
     ) -> Tensor:
         marks = None  # nn.GRUCell's own call
-        if self._options is not None or not (
-            reset is None and reset_state is None and attention is None and recurrent_mask is None
-        ):
+        if not (self._options is None and reset is reset_state is attention is recurrent_mask is None):
             marks = {
                 "reset": reset,
                 "reset_state": reset_state,

@@ -141,11 +141,11 @@ class GRU(WithOptions, nn.RNNBase):
         all_layers: bool = False,
     ) -> tuple[Any, Tensor]:
         marks = None  # nn.GRU's own call
-        if (
-            self._options is not None
-            or self.allow_empty
-            or all_layers
-            or not (lengths is None and reset is None and reset_state is None and attention is None)
+        if not (
+            self._options is None
+            and lengths is reset is reset_state is attention is None
+            and not all_layers
+            and not self.allow_empty
         ):
             marks = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "attention": attention}
             marks["all_layers"] = all_layers
@@ -192,21 +192,47 @@ class GRU(WithOptions, nn.RNNBase):
     ) -> tuple[Any, Tensor]:
         weights = self._flat_weights
         self._check(input, hx, batch_sizes, weights)
-        shape = {
-            "bias": self.bias,
-            "num_layers": self.num_layers,
-            "dropout": self.dropout,
-            "training": self.training,
-            "bidirectional": self.bidirectional,
-            "batch_first": self.batch_first,
-            "batch_sizes": batch_sizes,
-            "recompute": self.recompute,
-        }
-        if marks is None:
-            return functional.gru(input, hx, weights, **shape)
-        norms = [getattr(self, name) for name in self._norm_names()]
-        options = {"options": self.options, "norms": norms, "allow_empty": self.allow_empty}
-        return variants.gru(input, hx, weights, **options, **marks, **shape)
+        if marks is not None:
+            return self._run_variant(input, hx, weights, batch_sizes, marks)
+        return functional.gru(
+            input,
+            hx,
+            weights,
+            bias=self.bias,
+            num_layers=self.num_layers,
+            dropout=self.dropout,
+            training=self.training,
+            bidirectional=self.bidirectional,
+            batch_first=self.batch_first,
+            batch_sizes=batch_sizes,
+            recompute=self.recompute,
+        )
+
+    def _run_variant(
+        self,
+        input: Tensor,
+        hx: Tensor | None,
+        weights: list[Tensor | None],
+        batch_sizes: Tensor | None,
+        marks: dict[str, Any],
+    ) -> tuple[Any, Tensor]:
+        return variants.gru(
+            input,
+            hx,
+            weights,
+            options=self.options,
+            norms=[getattr(self, name) for name in self._norm_names()],
+            allow_empty=self.allow_empty,
+            **marks,
+            bias=self.bias,
+            num_layers=self.num_layers,
+            dropout=self.dropout,
+            training=self.training,
+            bidirectional=self.bidirectional,
+            batch_first=self.batch_first,
+            batch_sizes=batch_sizes,
+            recompute=self.recompute,
+        )
 
     def _check(
         self, input: Tensor, hx: Tensor | None, batch_sizes: Tensor | None, weights: list[Tensor | None]
