@@ -44,10 +44,11 @@ def cuda_plan(
     hidden: int,
     bidirectional: bool,
     backward: bool,
+    variant: bool = False,
 ) -> str:
     """The plan of a layer's time steps on a CUDA device, in words (csrc/cuda/plan.h)."""
     return torch.ops.gru_fused.cuda_plan.default(
-        arch, sms, shared_bytes, arithmetic, batch, hidden, bidirectional, backward
+        arch, sms, shared_bytes, arithmetic, batch, hidden, bidirectional, backward, variant
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gru_fused import _ops
+from gru_fused.options import PLAIN
 
 # By compute capability: SMs of a common device, and the shared memory that one of its CTAs can have, in KB
 # (CUDA C++ Programming Guide, technical specifications per compute capability).
@@ -30,6 +31,7 @@ def explain(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     tf32: bool | None = None,
+    variant: bool = False,
 ) -> str:
     """Which CUDA kernels a GRU's time steps would run on, how their work is cut, and a rough estimate of their time.
 
@@ -40,6 +42,7 @@ def explain(
             ... (:data:`DEVICES`). Default: the device of the parameters if that is a CUDA one, or else ``"sm_90"``.
         dtype: default: of the parameters.
         tf32: whether float32 products may be rounded to TF32; default: ``torch.backends.cudnn.allow_tf32``.
+        variant: whether the call has lengths, resets or attention, as one of a GRU with options always counts.
 
     Returns:
         A line for the forward and one for the backward. Their times are estimates, not measurements.
@@ -67,9 +70,14 @@ def explain(
     arithmetic = _ARITHMETIC[dtype]
     if dtype is torch.float32 and arch >= 80 and (torch.backends.cudnn.allow_tf32 if tf32 is None else tf32):
         arithmetic = "tf32"
+    options = getattr(gru, "options", PLAIN)
+    if not options.reset_after or options.layer_norm:
+        how = "step by step: torch's products and kernels of single steps, as a step needs all units of a product twice"
+        return "\n".join(f"{sweep} with {options.changed()}: {how}" for sweep in ("forward", "backward"))
+    shape = batch, gru.hidden_size, gru.bidirectional
+    variant = variant or options != PLAIN
     return "\n".join(
-        _ops.cuda_plan(arch, sms, shared_bytes, arithmetic, batch, gru.hidden_size, gru.bidirectional, backward)
-        for backward in (False, True)
+        _ops.cuda_plan(arch, sms, shared_bytes, arithmetic, *shape, backward, variant) for backward in (False, True)
     )
 
 

@@ -131,6 +131,18 @@ def test_explain_says_whether_float32_is_rounded(tf32: bool, words: str) -> None
     assert words in gru_fused.explain(gru_fused.GRU(3, 300), (5, 2, 3), tf32=tf32)
 
 
+def test_explain_knows_the_options() -> None:
+    """Variants hold fewer fragments in registers; two products a step go step by step."""
+    shape = (100, 16, 64)
+    plain = gru_fused.GRU(64, 512, dtype=torch.bfloat16)
+    with_resets = gru_fused.explain(plain, shape, variant=True)
+    assert with_resets != gru_fused.explain(plain, shape)
+    assert gru_fused.explain(gru_fused.GRU(64, 512, dtype=torch.bfloat16, zoneout=0.1), shape) == with_resets
+    forward, backward = gru_fused.explain(gru_fused.GRU(64, 512, reset_after=False), shape).splitlines()
+    assert forward.startswith("forward with reset_after=False: step by step")
+    assert backward.startswith("backward with reset_after=False: step by step")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
