@@ -3,7 +3,7 @@
 #   make demo    trains a classifier and a language model with nn.GRU and with gru_fused.GRU, side by side
 #   make example NAME=bptt   one of examples/*.py; docs/recipes.md says what they show
 #   make test    the tests
-#   make fuzz    the fuzz test at length: make fuzz N=100000
+#   make fuzz    the fuzz tests at length: make fuzz N=100000
 #   make bench   the benchmarks, paired with nn.GRU and with every peer that is installed; and what each option costs
 #   make lint    ruff and clang-format; make format applies them
 #   make gpu-check OUT=dir   on a machine with a GPU: build, tests, sanitizers, benchmarks, in 10 minutes at most
@@ -40,7 +40,7 @@ test-peers: build
 	$(BIN)/python -m pytest tests/test_weights*.py $(ARGS)
 
 fuzz: build
-	GRU_FUSED_FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_fuzz.py $(ARGS)
+	GRU_FUSED_FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_fuzz.py tests/test_options_fuzz.py $(ARGS)
 
 bench: build
 	$(BIN)/python -m benchmarks $(ARGS)
