@@ -88,7 +88,7 @@ def layer(
             x, hx, weights, bias, batch_sizes, *form, steps.lengths, steps.reset, reset_state, update, recurrent_mask
         )
     masks = steps.lengths, steps.reset, recurrent_mask
-    if needs_grad or (update is not None and update.requires_grad):
+    if needs_grad:
         output, h_n, *_ = _Layer.apply(x, hx, update, reset_state, batch_sizes, *masks, bias, form, recompute, *weights)
         return output, h_n
     return _run(x, hx, update, reset_state, batch_sizes, *masks, bias, form, False, *weights)[:2]

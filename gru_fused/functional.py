@@ -72,22 +72,13 @@ def gru(
     directions = 2 if bidirectional else 1
     per_direction = 4 if bias else 2
     per_layer = directions * per_direction
-    if hx is not None and hx.shape[0] != num_layers * directions:
-        raise RuntimeError(f"hx: expected {num_layers * directions} states (layers x directions), got {hx.shape[0]}")
-    if len(weights) != num_layers * per_layer:
-        raise RuntimeError(
-            f"weights: expected {num_layers * per_layer} tensors for {num_layers} layers, {directions} directions and "
-            f"bias={bias}, got {len(weights)}"
-        )
+    _check_counts(hx, weights, num_layers, directions, per_layer, bias)
     packed = batch_sizes is not None
     x = input.transpose(0, 1) if batch_first and not packed else input
     if x.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if hx is None:
-        batch = int(batch_sizes[0]) if packed else x.shape[1]
-        if packed:
-            torch._check(batch > 0)  # for torch.compile, to which it is a number unknown
-        hx = x.new_zeros(num_layers * directions, batch, weights[1].shape[1])
+        hx = _zero_states(x, num_layers * directions, weights[1].shape[1], batch_sizes)
     autocast = torch._C._is_any_autocast_enabled()
     if autocast:
         x, hx, weights, dtype = _autocast(x, hx, weights)
@@ -176,6 +167,26 @@ def _layers(
             x, h_n = _ops.forward(x, states, of_layer, bias, directions == 2, batch_sizes, _ops.tf32(x))
         finals.append(h_n)
     return x, finals[0] if num_layers == 1 else torch.cat(finals)
+
+
+def _check_counts(
+    hx: Tensor | None, weights: Sequence[Tensor], num_layers: int, directions: int, per_layer: int, bias: bool
+) -> None:
+    if hx is not None and hx.shape[0] != num_layers * directions:
+        raise RuntimeError(f"hx: expected {num_layers * directions} states (layers x directions), got {hx.shape[0]}")
+    if len(weights) != num_layers * per_layer:
+        raise RuntimeError(
+            f"weights: expected {num_layers * per_layer} tensors for {num_layers} layers, {directions} directions and "
+            f"bias={bias}, got {len(weights)}"
+        )
+
+
+def _zero_states(x: Tensor, states: int, hidden: int, batch_sizes: Tensor | None) -> Tensor:
+    if batch_sizes is None:
+        return x.new_zeros(states, x.shape[1], hidden)
+    batch = int(batch_sizes[0])
+    torch._check(batch > 0)  # for torch.compile, to which it is a number unknown
+    return x.new_zeros(states, batch, hidden)
 
 
 def _needs_grad(x: Tensor, hx: Tensor, weights: Sequence[Tensor]) -> bool:

@@ -105,8 +105,7 @@ class GRU(WithOptions, nn.RNNBase):
         return ", ".join([super().extra_repr(), *flags, *([self._options.changed()] if self._options else [])])
 
     def _check_options(self, options: Options) -> None:
-        if options.reverse and self.bidirectional:
-            raise ValueError("reverse: expected False with bidirectional=True, which has both directions")
+        options.check_directions(self.bidirectional)
 
     def _norm_names(self) -> list[str]:
         names = self.options.norm_names()

@@ -78,6 +78,11 @@ class Options:
         pairs = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
         return ", ".join(f"{name}={value!r}" for name, value, default in pairs if value != default)
 
+    def check_directions(self, bidirectional: bool) -> None:
+        """Raises ValueError for a GRU whose directions don't go with these options."""
+        if self.reverse and bidirectional:
+            raise ValueError("reverse: expected False with bidirectional=True, which has both directions")
+
     def norm_names(self) -> tuple[str, ...]:
         """The norm's gains, (3H,) each, for every layer and direction."""
         return {None: (), "projections": ("norm_ih", "norm_hh"), "sum": ("norm",)}[self.layer_norm]

@@ -85,44 +85,33 @@ def gru(
     """
     directions = 2 if bidirectional else 1
     per_layer = directions * (4 if bias else 2)
-    if len(weights) != num_layers * per_layer:
-        raise RuntimeError(
-            f"weights: expected {num_layers * per_layer} tensors for {num_layers} layers, {directions} directions and "
-            f"bias={bias}, got {len(weights)}"
-        )
-    packed = batch_sizes is not None
-    batch_first = batch_first and not packed
-    x = input.transpose(0, 1) if batch_first else input
-    if x.shape[0] == 0 and not allow_empty:
-        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    batch, hidden = int(batch_sizes[0]) if packed else x.shape[1], weights[1].shape[1]
-    states = num_layers * directions
-    if hx is None:
-        hx = x.new_zeros(states, batch, hidden)
-    elif hx.shape != (states, batch, hidden):
-        raise RuntimeError(f"Expected hidden size {(states, batch, hidden)}, got {list(hx.shape)}")
-    if options.reverse and bidirectional:
-        raise ValueError("reverse: expected False with bidirectional=True, which has both directions")
+    functional._check_counts(hx, weights, num_layers, directions, per_layer, bias)
+    options.check_directions(bidirectional)
+    hidden = weights[1].shape[1]
     per_norms = directions * len(options.norm_names())
     if len(norms) != num_layers * per_norms or any(gain.shape != (3 * hidden,) for gain in norms):
         raise ValueError(
             f"norms: expected {num_layers * per_norms} tensors of shape ({3 * hidden},) for {num_layers} layers, "
             f"{directions} directions and layer_norm={options.layer_norm!r}, got {[tuple(y.shape) for y in norms]}"
         )
+    packed = batch_sizes is not None
+    batch_first = batch_first and not packed
+    x = input.transpose(0, 1) if batch_first else input
+    if x.shape[0] == 0 and not allow_empty:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if hx is None:
+        hx = functional._zero_states(x, num_layers * directions, hidden, batch_sizes)
+    dtype = hx.dtype
+    if torch._C._is_any_autocast_enabled():
+        x, hx, weights, dtype = functional._autocast(x, hx, weights)
+        norms = [gain.to(x.dtype) for gain in norms]
     steps, reset_state = _sequences.steps_of(
         x, hx, batch_first, packed, lengths, reset, reset_state, attention, allow_empty
     )
-    if x.shape[0] == 0:
-        empty = _sequences.no_steps(input, directions * hidden)
-        return (num_layers * (empty,) if all_layers else empty), hx.clone()
 
-    dtype = hx.dtype
-    autocast = torch._C._is_any_autocast_enabled()
-    if autocast:
-        x, hx, weights, dtype = functional._autocast(x, hx, weights)
-        norms = [gain.to(x.dtype) for gain in norms]
-        steps = steps._replace(attention=None if steps.attention is None else steps.attention.to(x.dtype))
-        reset_state = None if reset_state is None else reset_state.to(x.dtype)
+    if x.shape[0] == 0:
+        empty = _sequences.no_steps(input, directions * hidden).to(dtype)
+        return (num_layers * (empty,) if all_layers else empty), hx.clone().to(dtype)
 
     outputs, finals = [], []
     try:
@@ -153,9 +142,7 @@ def gru(
     except RuntimeError:
         functional._check_same_device(x, hx, weights)
         raise
-    outputs = outputs if all_layers else outputs[-1:]
-    if autocast:
-        outputs = [y.to(dtype) for y in outputs]
+    outputs = [y.to(dtype) for y in (outputs if all_layers else outputs[-1:])]
     if batch_first:
         outputs = [y.transpose(0, 1) for y in outputs]
     h_n = finals[0] if num_layers == 1 else torch.cat(finals)

@@ -162,6 +162,19 @@ def test_compile(name: str, backend: str) -> None:
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize("with_hx", [False, True], ids=["zeros", "hx"])
+def test_compile_packed(with_hx: bool) -> None:
+    rnn = gru_fused.GRU(I, H, bidirectional=True, reset_after=False)
+    packed = pack_sequence([torch.randn(n, I) for n in (2, 4, 1)], enforce_sorted=False)
+    reset = packed._replace(data=torch.rand(7) < 0.3)
+    hx = torch.randn(2, 3, H) if with_hx else None
+    output, h_n = torch.compile(rnn, fullgraph=True, backend="aot_eager")(packed, hx, reset=reset)
+    expected, last = rnn(packed, hx, reset=reset)
+    torch.testing.assert_close(output.data, expected.data)
+    torch.testing.assert_close(h_n, last)
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
 def test_other_lengths_do_not_recompile_after_the_second() -> None:
     compiled = torch.compile(gru_fused.GRU(I, H, bidirectional=True), fullgraph=True, backend="aot_eager")
 
