@@ -9,7 +9,7 @@
 #   make gpu-check OUT=dir   on a machine with a GPU: build, tests, sanitizers, benchmarks, in 10 minutes at most
 #                            (in no virtual environment and with no network: with PYTHON and what it has)
 #
-#   make test-peers    installs Flax (JAX is 350 MB) and tests the weights of other libraries with it too
+#   make test-peers    gets Flax (JAX is 350 MB) and the source of haste, and tests their weights too
 #   make bench-peers   installs the peers: JAX, ONNX Runtime, OpenVINO
 #
 # Variables: PYTHON (3.10 or newer) makes the environment; TORCH is what pip installs as torch; VENV is the folder.
@@ -20,6 +20,7 @@ VENV ?= .venv
 N ?= 20000
 OUT ?= benchmarks/out/gpu-check
 PEERS := jax onnx onnxruntime openvino
+HASTE ?= haste_pytorch==0.5.0rc0
 
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
@@ -37,6 +38,8 @@ test: build
 
 test-peers: build
 	$(BIN)/python -m pip install --quiet flax
+	$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation --no-binary :all: --dest build/haste $(HASTE)
+	tar -xzf build/haste/*.tar.gz -C build/haste
 	$(BIN)/python -m pytest tests/test_weights*.py $(ARGS)
 
 fuzz: build
