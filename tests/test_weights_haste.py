@@ -1,7 +1,7 @@
 """haste's own Python code, which its kernels are tested against, and the GRU with its weights compute the same.
 
-haste_pytorch builds with a GPU only, but its source suffices. ``make test-peers`` fetches it; GRU_FUSED_HASTE names another
-folder.
+haste_pytorch builds with a GPU only, but its source suffices. ``make test-peers`` fetches it; GRU_FUSED_HASTE names
+another folder.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ import platform
 from pathlib import Path
 
 import pytest
-from bugs import BUGS, CHECKS, EXCHANGES, FORMS, Bug, found, planted, runs
+from bugs import CHECKS, EXCHANGES, FORMS, Bug, found, planted, runs
 from emulator.build import CSRC, build_program, run_program
+from plain_bugs import PLAIN_BUGS
 from variant_bugs import VARIANT_BUGS
 
-ALL_BUGS = [*BUGS, *VARIANT_BUGS]
+ALL_BUGS = [*PLAIN_BUGS, *VARIANT_BUGS]
 SOURCES = [*sorted((CSRC / "cuda").glob("*.cu")), CSRC / "cuda" / "plan.cpp"]
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the sanitizers know fibers on x86-64")

@@ -1,4 +1,4 @@
-"""Planted bugs in what the loops do of the cell's variants: as those of bugs.py."""
+"""Planted bugs in what the loops do of the cell's variants: as those of plain_bugs.py."""
 
 from __future__ import annotations
 
