@@ -52,7 +52,8 @@ if platform.machine() in ("x86_64", "AMD64"):
     avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mprefer-vector-width=512"]
     CPU_SOURCES["cpu/isa_avx512.cpp"] = avx512
     CPU_SOURCES["cpu/isa_avx512_bf16.cpp"] = [*avx512, "-mavx512bf16"]
-OPS_SOURCES = [f"ops/{name}.cpp" for name in ("schema", "layer", "tangent", "variant", "cpu", "explain", "module")]
+OPS_SOURCES = [f"ops/{name}.cpp" for name in ("schema", "layer", "tangent", "variant", "cpu", "explain")]
+PYTHON_SOURCES = ["ops/direct.cpp", "ops/module.cpp"]  # these see Python, and of torch the header of DLPack
 CUDA_OPS_SOURCES = [
     f"ops/{name}.cpp" for name in ("cuda", "cuda_tangent", "cuda_variant")
 ]  # the CUDA half's, compiled as C++
@@ -142,6 +143,8 @@ class NinjaBuild(build_ext):
                 compile("compile", CSRC / name, [*COMMON, *flags])
             for name in OPS_SOURCES:
                 compile("compile", CSRC / name, [*COMMON, TORCH_TARGET, PYTHON_LIMITED, *include_flags])
+            for name in PYTHON_SOURCES:
+                compile("compile", CSRC / name, [*COMMON, PYTHON_LIMITED, *include_flags])
             for source in cuda:
                 compile("cuda", source, nvcc_flags())
             if cuda:  # C++, but nvcc knows where the toolkit's headers are

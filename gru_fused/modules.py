@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gru_fused import functional, variants
+from gru_fused import _direct, functional, variants
 from gru_fused._with_options import WithOptions
 from gru_fused.options import Options
 
@@ -148,6 +148,12 @@ class GRU(WithOptions, nn.RNNBase):
         ):
             marks = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "attention": attention}
             marks["all_layers"] = all_layers
+        elif not (self.training and self.dropout):
+            results = _direct.gru(
+                input, hx, self._flat_weights, self.hidden_size, self.bias, self.bidirectional, self.batch_first
+            )
+            if results is not None:
+                return results
 
         if isinstance(input, PackedSequence):
             data, batch_sizes, sorted_indices, unsorted_indices = input

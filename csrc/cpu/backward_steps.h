@@ -70,7 +70,8 @@ struct PlainBackwardSteps {
       part.member.meet_after_step();  // the product needs all units
       const GateBlocks<T> blocks{run.grads_from(piece, done, 0), shape.hidden, run.layout.padded, {2, 0, 1}};
       if (run.plan.packed) {
-        multiply_panels(blocks, rows, run.w_hh_of(direction), shape.hidden, part.states, run.grad_h_of(piece), true);
+        multiply_panels(blocks, rows, run.w_hh_of(direction), shape.hidden, part.states, run.grad_h_of(piece), true,
+                        s % 2);
       } else {
         // Added last, as in the epilogue of the other way: a sum that began with z * dh would be rounded at its size.
         const Blocks<T> product{piece.product, run.plan.tile_rows};

@@ -148,9 +148,9 @@ struct PlainSteps {
     const TileStates<S> results{io,   tile.shape.hidden, state, next, row_of<S>(tile.shape, io.output, t, tile.first),
                                 gates};
     using Step = CellStep<S, TileStates<S>>;
-    make(RecurrentProduct<S, Step>{tile.weights, tile.plan.packed ? state.factors : state.numbers, tile.gh,
-                                   Step{tile.weights, gi, tile.plan.chunk_rows(), results}},
-         rows, tile.panels);
+    make_step_product(RecurrentProduct<S, Step>{tile.weights, tile.plan.packed ? state.factors : state.numbers, tile.gh,
+                                                Step{tile.weights, gi, tile.plan.chunk_rows(), results}},
+                      s, rows, tile.panels);
   }
 };
 

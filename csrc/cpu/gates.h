@@ -114,6 +114,15 @@ void make(const Product& product, int64_t rows, Range part) {
     product.make_unpacked(rows);
 }
 
+// The recurrent product of the s-th step of a sequence.
+template <class Product>
+void make_step_product(const Product& product, int64_t s, int64_t rows, Range part) {
+  if (product.weights.packed && product.weights.far && rows == 1)
+    for_far_panels(part, s % 2, product);
+  else
+    make(product, rows, part);
+}
+
 // x W_ih^T with the biases of both projections, but for b_hn.
 template <class S>
 struct Projection {
@@ -175,17 +184,17 @@ struct RecurrentProduct {
       of_panel[p] = weights.w_hh_panel(panel + p) + first_gate * lanes;
       for (int m = 0; m < M; ++m) epilogue.prefetch(row + m, panel + p);
     }
-    const RowsOf<T> rows{h.from(row)};
-    if constexpr (M == 1) {
-      if (weights.far) {
-        multiply_far<T, P, FactorsOf<S>>(acc, rows, of_panel, weights.state_factors());
-        for (int p = 0; p < P; ++p) epilogue(row, panel + p, acc[p][0]);
-        return;
-      }
-    }
-    multiply<T, M, P, FactorsOf<S>>(acc, rows, of_panel, weights.state_factors());
+    multiply<T, M, P, FactorsOf<S>>(acc, RowsOf<T>{h.from(row)}, of_panel, weights.state_factors());
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m) epilogue(row + m, panel + p, acc[p][m]);
+  }
+
+  void run_far(int64_t panel, int64_t next) const {
+    const auto at = [&](int64_t p) { return weights.w_hh_panel(p) + first_gate * lanes; };
+    Vec<T> acc[count] = {};
+    epilogue.prefetch(0, panel);
+    multiply_far<T, FactorsOf<S>>(acc, RowsOf<T>{h}, at(panel), at(next), weights.state_factors());
+    epilogue(0, panel, acc);
   }
 
   void make_unpacked(int64_t rows) const {

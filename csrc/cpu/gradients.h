@@ -22,46 +22,63 @@ struct GateProduct {
   GateBlocks<T, count> blocks;
   const T* weights;  // [panels][3H][kWidth]
   Blocks<T> to;
-  bool add, far;
+  bool add;
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
     Vec<T> acc[P][M][G] = {};
     for (int b = 0; b < count; ++b) {
       const T* of_panel[P];
-      for (int p = 0; p < P; ++p)
-        of_panel[p] = weights + (3 * (panel + p) + blocks.gate[b]) * blocks.hidden * kWidth<T>;
-      const RowsOf<T> grads{blocks.grads.from(row, b * blocks.padded)};
-      if constexpr (M == 1) {
-        if (far) {
-          multiply_far(acc, grads, of_panel, blocks.hidden);
-          continue;
-        }
-      }
-      multiply(acc, grads, of_panel, blocks.hidden);
+      for (int p = 0; p < P; ++p) of_panel[p] = of_gate(panel + p, b);
+      multiply(acc, RowsOf<T>{blocks.grads.from(row, b * blocks.padded)}, of_panel, blocks.hidden);
     }
     for (int p = 0; p < P; ++p)
-      for (int m = 0; m < M; ++m)
-        for (int g = 0; g < G; ++g) {
-          T* const at = to.at(row + m, (panel + p) * kWidth<T> + g * lanes);
-          store(at, add ? load(at) + acc[p][m][g] : acc[p][m][g]);
-        }
+      for (int m = 0; m < M; ++m) keep(row + m, panel + p, acc[p][m]);
+  }
+
+  void run_far(int64_t panel, int64_t next) const {
+    Vec<T> acc[G] = {};
+    for (int b = 0; b < count; ++b)
+      multiply_far(acc, RowsOf<T>{blocks.grads.from(0, b * blocks.padded)}, of_gate(panel, b),
+                   b + 1 < count ? of_gate(panel, b + 1) : of_gate(next, 0), blocks.hidden);
+    keep(0, panel, acc);
+  }
+
+ private:
+  const T* of_gate(int64_t panel, int b) const {
+    return weights + (3 * panel + blocks.gate[b]) * blocks.hidden * kWidth<T>;
+  }
+
+  inline __attribute__((always_inline)) void keep(int64_t row, int64_t panel, const Vec<T> (&sums)[G]) const {
+    for (int g = 0; g < G; ++g) {
+      T* const at = to.at(row, panel * kWidth<T> + g * lanes);
+      store(at, add ? load(at) + sums[g] : sums[g]);
+    }
   }
 };
 
-// A part of the weight's panels; the last may have columns for fewer vectors.
+// A part of the weight's panels; the last may have columns for fewer vectors. Every other step of a sequence may ask
+// for them `backwards`.
 template <class T, int count>
 void multiply_panels(const GateBlocks<T, count>& blocks, int64_t rows, const T* weights, int64_t columns, Range part,
-                     const Blocks<T>& to, bool add) {
+                     const Blocks<T>& to, bool add, bool backwards = false) {
   const int64_t size = 3 * blocks.hidden * kWidth<T>, full = columns / kWidth<T>;
-  const bool far = columns * 3 * blocks.hidden * int64_t(sizeof(T)) > kFarWeights;
-  for_blocks(rows, {part.begin, part.end < full ? part.end : full},
-             GateProduct<T, 3, count>{blocks, weights, to, add, far});
-  if (part.end > full)
-    with_vectors<T>(full * kWidth<T>, columns, [&](auto vectors) {
-      for_blocks(rows, {0, 1},
-                 GateProduct<T, vectors, count>{blocks, weights + full * size, to.from(0, full * kWidth<T>), add, far});
-    });
+  const bool far = rows == 1 && columns * 3 * blocks.hidden * int64_t(sizeof(T)) > kFarWeights;
+  const auto some = [&](Range panels, const auto& product) {
+    if (far)
+      for_far_panels(panels, backwards, product);
+    else
+      for_blocks(rows, panels, product);
+  };
+  const auto last = [&] {
+    if (part.end > full)
+      with_vectors<T>(full * kWidth<T>, columns, [&](auto vectors) {
+        some({0, 1}, GateProduct<T, vectors, count>{blocks, weights + full * size, to.from(0, full * kWidth<T>), add});
+      });
+  };
+  if (backwards) last();
+  some({part.begin, part.end < full ? part.end : full}, GateProduct<T, 3, count>{blocks, weights, to, add});
+  if (!backwards) last();
 }
 
 // to = the same product for a few rows with a weight where it lies, read once and in order.

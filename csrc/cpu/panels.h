@@ -98,29 +98,31 @@ inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][G], cons
 // Panels of more bytes are likely past the second-level cache.
 constexpr int64_t kFarWeights = 640 * 1024;
 
-// The same for one row and panels past the second-level cache: one panel after the other, so that memory is read in
-// order, and asked for early.
-template <class T, int P, class Factors = Numbers, int G, class Left>
-inline __attribute__((always_inline)) void multiply_far(Vec<T> (&acc)[P][1][G], const Left& a,
-                                                        const T* const (&panels)[P], int64_t depth) {
+// The same for one row and one panel past the second-level cache, read in order and asked for early; `next` is the
+// panel that will be read after it.
+template <class T, class Factors = Numbers, int G, class Left>
+inline __attribute__((always_inline)) void multiply_far(Vec<T> (&acc)[G], const Left& a, const T* panel, const T* next,
+                                                        int64_t depth) {
   constexpr int lanes = Simd<T>::lanes, parts = 4;  // sums side by side, against the latency of a multiply-add
-  for (int p = 0; p < P; ++p) {
-    Vec<T> sum[parts][G] = {};
-    int64_t k = 0;
-    const auto term = [&](int part, int64_t at) __attribute__((always_inline)) {
-      const T x = *a.at(at);
-      for (int g = 0; g < G; ++g) {
-        const T* const weights = panels[p] + at * kWidth<T> + g * lanes;
-        __builtin_prefetch(weights + 8 * kWidth<T>);
-        Factors::add(sum[part][g], x, load(weights));
-      }
-    };
-    for (; k + parts <= depth; k += parts)
+  constexpr int64_t ahead = 8;
+  Vec<T> sum[parts][G] = {};
+  const auto term = [&](int part, int64_t k, const T* soon) __attribute__((always_inline)) {
+    const T x = *a.at(k);
+    for (int g = 0; g < G; ++g) {
+      __builtin_prefetch(soon + g * lanes);
+      Factors::add(sum[part][g], x, load(panel + k * kWidth<T> + g * lanes));
+    }
+  };
+  int64_t k = 0;
+  for (; k + parts + ahead <= depth; k += parts)
 #pragma GCC unroll 4
-      for (int part = 0; part < parts; ++part) term(part, k + part);
-    for (; k < depth; ++k) term(0, k);
-    for (int g = 0; g < G; ++g) acc[p][0][g] += (sum[0][g] + sum[1][g]) + (sum[2][g] + sum[3][g]);
-  }
+    for (int part = 0; part < parts; ++part) term(part, k + part, panel + (k + part + ahead) * kWidth<T>);
+  const T* const rest = next + (ahead - depth) * kWidth<T>;
+  for (; k + parts <= depth; k += parts)
+#pragma GCC unroll 4
+    for (int part = 0; part < parts; ++part) term(part, k + part, rest + (k + part) * kWidth<T>);
+  for (; k < depth; ++k) term(0, k, rest + k * kWidth<T>);
+  for (int g = 0; g < G; ++g) acc[g] += (sum[0][g] + sum[1][g]) + (sum[2][g] + sum[3][g]);
 }
 
 // What one thread does of several equal things.
@@ -164,6 +166,16 @@ inline void for_blocks(int64_t rows, Range panels, const Tile& tile) {
   if (together > 1)
     for (; panel + together <= panels.end; panel += together) row_groups(std::true_type{}, panel);
   for (; panel < panels.end; ++panel) row_groups(std::false_type{}, panel);
+}
+
+// For one row and panels past the second-level cache: calls tile.run_far(panel, next panel) for each. Of the steps of a
+// sequence every other goes backwards: what the cache still holds, the last that was read, is then the first to be
+// read.
+template <class Tile>
+inline void for_far_panels(Range panels, bool backwards, const Tile& tile) {
+  const int64_t step = backwards ? -1 : 1, first = backwards ? panels.end - 1 : panels.begin;
+  for (int64_t i = 0, panel = first; i < panels.end - panels.begin; ++i, panel += step)
+    tile.run_far(panel, i + 1 < panels.end - panels.begin ? panel + step : panel);
 }
 
 // Calls action with the number of vectors, as a constant, that the columns of the panel at `column` take.

@@ -66,50 +66,66 @@ inline __attribute__((always_inline)) Vec<T> sum_each(Vec<T> (&v)[Simd<T>::lanes
     return v[0];
 }
 
-// How many bytes ahead weights past the second-level cache are asked for.
-constexpr int64_t kFarAhead = 2048;
+// How far ahead weights are asked for, in bytes.
+constexpr int64_t kAhead = 4096;
 
-// x W^T for M rows of Blocks and lanes / M rows of a weight where it lies, one dot product each: lane m * (lanes / M) +
-// v is row m times weight row v. For calls too short to pay for packing. Weight rows past the `valid` first ones count
-// as the first.
-template <int M, bool far, class S, class T>
-inline Vec<T> dot_rows(const Blocks<const T>& x, const S* w, int64_t w_row, int valid, int64_t depth) {
-  constexpr int lanes = Simd<T>::lanes, outputs = lanes / M;
-  // Along the row of a weight, so that memory is read in order; several sums hide the latency of a multiply-add.
-  constexpr int together = M == 1 ? 1 : outputs, parts = M == 1 ? 4 : 1;
+// x W^T for one row of Blocks and `lanes` rows of a weight where it lies, one dot product each, `together` of them at a
+// time: one reads memory in order, several read x less often. For calls too short to pay for packing. Weight rows past
+// the `valid` first ones count as the first.
+template <int together, class S, class T>
+inline Vec<T> dot_row(const Blocks<const T>& x, const S* w, int64_t w_row, int valid, int64_t depth) {
+  constexpr int lanes = Simd<T>::lanes, parts = 4;  // sums side by side, against the latency of a multiply-add
+  const int64_t next_terms = x.capacity * lanes;
   Vec<T> sums[lanes];
-  for (int first = 0; first < outputs; first += together) {
-    Vec<T> acc[parts][M][together] = {};
+  for (int first = 0; first < lanes; first += together) {
+    Vec<T> acc[parts][together] = {};
     const S* rows[together];
     for (int v = 0; v < together; ++v) rows[v] = w + (first + v < valid ? first + v : 0) * w_row;
+    const T* terms = x.data;
     int64_t k = 0;
     for (; k + parts * lanes <= depth; k += parts * lanes)
 #pragma GCC unroll 4
-      for (int part = 0; part < parts; ++part) {
-        const int64_t at = k + part * lanes;
-        Vec<T> terms[M];
-        for (int m = 0; m < M; ++m) terms[m] = load(x.at(m, at));
-#pragma GCC unroll 16
+      for (int part = 0; part < parts; ++part, terms += next_terms) {
+        const Vec<T> term = load(terms);
+#pragma GCC unroll 2
         for (int v = 0; v < together; ++v) {
-          const Vec<T> weights = load(rows[v] + at);
-          if constexpr (far) __builtin_prefetch(rows[v] + at + kFarAhead / sizeof(S));
-#pragma GCC unroll 4
-          for (int m = 0; m < M; ++m) acc[part][m][v] += terms[m] * weights;
+          const S* const weights = rows[v] + k + part * lanes;
+          __builtin_prefetch(weights + kAhead / sizeof(S));
+          acc[part][v] += term * load(weights);
         }
       }
-    for (; k < depth; k += lanes) {
+    for (; k < depth; k += lanes, terms += next_terms) {
       const int count = valid_lanes<T>(k, depth);
-      for (int v = 0; v < together; ++v) {
-        const Vec<T> weights = load(rows[v] + k, count);
-        for (int m = 0; m < M; ++m) acc[0][m][v] += load(x.at(m, k), count) * weights;
-      }
+      for (int v = 0; v < together; ++v) acc[0][v] += load(terms, count) * load(rows[v] + k, count);
     }
-    for (int m = 0; m < M; ++m)
-      for (int v = 0; v < together; ++v) {
-        Vec<T> sum = acc[0][m][v];
-        if constexpr (parts == 4) sum = (sum + acc[1][m][v]) + (acc[2][m][v] + acc[3][m][v]);
-        sums[m * outputs + first + v] = sum;
+    for (int v = 0; v < together; ++v) sums[first + v] = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
+  }
+  return sum_each<T>(sums);
+}
+
+// The same for M rows and lanes / M rows of a weight: lane m * (lanes / M) + v is row m times weight row v.
+template <int M, class S, class T>
+inline Vec<T> dot_rows(const Blocks<const T>& x, const S* w, int64_t w_row, int valid, int64_t depth) {
+  constexpr int lanes = Simd<T>::lanes, outputs = lanes / M;
+  Vec<T> sums[lanes] = {};
+  const S* rows[outputs];
+  for (int v = 0; v < outputs; ++v) rows[v] = w + (v < valid ? v : 0) * w_row;
+  for (int64_t k = 0; k < depth; k += lanes) {
+    const int count = valid_lanes<T>(k, depth);
+    const auto add = [&](const auto& load_some) __attribute__((always_inline)) {
+      Vec<T> terms[M];
+      for (int m = 0; m < M; ++m) terms[m] = load_some(x.at(m, k));
+#pragma GCC unroll 16
+      for (int v = 0; v < outputs; ++v) {
+        const Vec<T> weights = load_some(rows[v] + k);
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) sums[m * outputs + v] += terms[m] * weights;
       }
+    };
+    if (count == lanes)
+      add([](const auto* from) { return load(from); });
+    else
+      add([&](const auto* from) { return load(from, count); });
   }
   return sum_each<T>(sums);
 }
@@ -121,8 +137,9 @@ void multiply_unpacked(const Blocks<const T>& x, int64_t rows, const Rows<const 
   constexpr int lanes = Simd<T>::lanes, several = lanes >= 8 ? lanes / 4 : 1;
   const S* const w = static_cast<const S*>(weight.data);
   const bool far = 3 * hidden * depth * int64_t(sizeof(S)) > kFarWeights;
-  for (int64_t unit = 0; unit < hidden; unit += lanes)
-    for (int64_t gate = 0; gate < 3; ++gate) {
+  // In the order of memory, of which one row asks for all in time.
+  for (int64_t gate = 0; gate < 3; ++gate)
+    for (int64_t unit = 0; unit < hidden; unit += lanes) {
       const S* const first = w + (gate * hidden + unit) * weight.row;
       T* const out = to + unit / lanes * to_rows * kWidth<T> + gate * lanes;
       int64_t row = 0;
@@ -131,15 +148,15 @@ void multiply_unpacked(const Blocks<const T>& x, int64_t rows, const Rows<const 
           constexpr int outputs = lanes / several;
           const int valid = valid_lanes<T>(unit + part * outputs, hidden);
           T sums[lanes];
-          store(sums, dot_rows<several, false>(x.from(row), first + (valid ? part * outputs * weight.row : 0),
-                                               weight.row, valid, depth));
+          store(sums, dot_rows<several>(x.from(row), first + (valid ? part * outputs * weight.row : 0), weight.row,
+                                        valid, depth));
           for (int m = 0; m < several; ++m)
             for (int v = 0; v < outputs; ++v) out[(row + m) * kWidth<T> + part * outputs + v] = sums[m * outputs + v];
         }
       const int valid = valid_lanes<T>(unit, hidden);
       for (; row < rows; ++row)
-        store(out + row * kWidth<T>, far ? dot_rows<1, true>(x.from(row), first, weight.row, valid, depth)
-                                         : dot_rows<1, false>(x.from(row), first, weight.row, valid, depth));
+        store(out + row * kWidth<T>, far ? dot_row<1>(x.from(row), first, weight.row, valid, depth)
+                                         : dot_row<2>(x.from(row), first, weight.row, valid, depth));
     }
 }
 

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "../cpu/kernels.h"
+#include "direct.h"
 #include "entry.h"
 #include "tangent.h"
 #include "variant_entry.h"
@@ -116,10 +117,14 @@ std::string cpu_capability() { return kernels().name; }
 
 }  // namespace
 
+void forward_on_cpu(const ForwardParams& params) {
+  const cpu::Parallel parallel = torch_parallel();
+  const Scratch scratch(kernels().forward_scratch(params, parallel.threads));
+  kernels().forward(params, scratch.data(), parallel);
+}
+
 struct Cpu {
-  static void forward(const ForwardCall& call, const Tensor&, const Weights&, bool) {
-    launch(call, kernels().forward_scratch, kernels().forward);
-  }
+  static void forward(const ForwardCall& call, const Tensor&, const Weights&, bool) { forward_on_cpu(call.params); }
   static void backward(const BackwardCall& call, const Tensor&, const Weights&, bool) {
     launch(call, kernels().backward_scratch, kernels().backward);
   }

@@ -1,7 +1,16 @@
-// The Python module gru_fused._C: empty. Importing it loads the library, whose static initialisers register the ops.
+// The Python module gru_fused._C. Importing it loads the library, whose static initialisers register the ops; and it
+// has the way past them (direct.h).
 #include <Python.h>
 
+#include "direct.h"
+
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  using namespace gru_fused::ops;
+  const auto fast = [](auto function) { return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)); };
+  static PyMethodDef methods[] = {{"attach", fast(direct_attach), METH_FASTCALL, "attach(Tensor, Parameter) -> bool"},
+                                  {"forward", fast(direct_forward), METH_FASTCALL,
+                                   "forward(x, hx, weights, output, h_n, bias, bidirectional, batch_first) -> bool"},
+                                  {nullptr, nullptr, 0, nullptr}};
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }
