@@ -39,6 +39,17 @@ struct GateGrads {
 };
 
 template <class Math>
+GRU_FUSED_HD typename Math::Value cell_candidate(typename Math::Value gi_n, typename Math::Value r,
+                                                 typename Math::Value gh_n) {
+  return Math::tanh(gi_n + r * gh_n);
+}
+
+template <class Value>
+GRU_FUSED_HD Stepped<Value> cell_state(const Gates<Value>& gates, Value h) {
+  return {gates, gates.n + gates.z * (h - gates.n)};
+}
+
+template <class Math>
 GRU_FUSED_HD Stepped<typename Math::Value> cell_forward(typename Math::Value gi_r, typename Math::Value gi_z,
                                                         typename Math::Value gi_n, typename Math::Value gh_r,
                                                         typename Math::Value gh_z, typename Math::Value gh_n,
@@ -46,8 +57,7 @@ GRU_FUSED_HD Stepped<typename Math::Value> cell_forward(typename Math::Value gi_
   using Value = typename Math::Value;
   const Value r = Math::sigmoid(gi_r + gh_r);
   const Value z = Math::sigmoid(gi_z + gh_z);
-  const Value n = Math::tanh(gi_n + r * gh_n);
-  return {{r, z, n, gh_n}, n + z * (h - n)};
+  return cell_state<Value>({r, z, cell_candidate<Math>(gi_n, r, gh_n), gh_n}, h);
 }
 
 // d = dL/dh' of this step, from the output and from the step after it; h is the state before the step.

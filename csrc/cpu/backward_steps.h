@@ -14,11 +14,20 @@ struct ChunkGates {
   Blocks<T> to;  // [4 padded]
   int64_t padded;
 
-  inline __attribute__((always_inline)) Vec<T> before(int64_t, int64_t) const { return Vec<T>{}; }  // not asked for
   inline __attribute__((always_inline)) void prefetch(int64_t, int64_t) const {}
-  inline __attribute__((always_inline)) void keep(int64_t row, int64_t unit, const Stepped<Vec<T>>& step) const {
-    const Vec<T> gates[4] = {step.gates.r, step.gates.z, step.gates.n, step.gates.gh_n};
-    for (int g = 0; g < 4; ++g) store(to.at(row, g * padded + unit), gates[g]);
+
+  struct Vector {
+    T* to;
+    int64_t next_gate;
+
+    inline __attribute__((always_inline)) Vec<T> before(int64_t) const { return Vec<T>{}; }  // not asked for
+    inline __attribute__((always_inline)) void keep(int64_t m, const Stepped<Vec<T>>& step) const {
+      const Vec<T> gates[4] = {step.gates.r, step.gates.z, step.gates.n, step.gates.gh_n};
+      for (int g = 0; g < 4; ++g) store(to + g * next_gate + m * Simd<T>::lanes, gates[g]);
+    }
+  };
+  inline __attribute__((always_inline)) Vector vector(int64_t row, int64_t unit) const {
+    return {to.at(row, unit), padded * to.capacity};
   }
 };
 

@@ -17,14 +17,28 @@ template <class S>
 struct States {
   using T = Accumulate<S>;
   static constexpr bool pairs = FactorsOf<S>::terms == 2;
+  static constexpr int lanes = Simd<T>::lanes;
 
   Blocks<T> numbers, factors;
 
   static States at(T* memory, T* factors, int64_t rows) { return {{memory, rows}, {pairs ? factors : memory, rows}}; }
 
+  // One vector of units of some rows: they lie side by side, vectors of numbers and half as long ones of pairs.
+  struct Vector {
+    T* numbers;
+    T* factors;
+
+    inline __attribute__((always_inline)) void set(int64_t m, Vec<T> h) const {
+      store(numbers + m * lanes, h);
+      if constexpr (pairs) store(reinterpret_cast<bf16*>(factors + m * lanes), h);
+    }
+  };
+  inline __attribute__((always_inline)) Vector vector(int64_t row, int64_t unit) const {
+    return {numbers.at(row, unit), pairs ? factors.at(row, unit / 2) : nullptr};
+  }
+
   inline __attribute__((always_inline)) void set(int64_t row, int64_t unit, Vec<T> h) const {
-    store(numbers.at(row, unit), h);
-    if constexpr (pairs) store(reinterpret_cast<bf16*>(factors.at(row, unit / 2)), h);
+    vector(row, unit).set(0, h);
   }
 };
 
@@ -34,33 +48,51 @@ struct TileStates {
   using T = Accumulate<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
-  const ForwardDirection& io;
   int64_t hidden;
   States<S> state, next;  // before and after the step
   S* output;              // of the tile's first row
-  S* gates;               // of the tile's first row, or null
-
-  inline __attribute__((always_inline)) Vec<T> before(int64_t row, int64_t unit) const {
-    return load(state.numbers.at(row, unit));
-  }
+  int64_t output_row;
+  S* gates;  // of the tile's first row, or null
+  int64_t gates_row;
 
   inline __attribute__((always_inline)) void prefetch(int64_t row, int64_t unit) const {
-    __builtin_prefetch(output + row * io.output.row + unit, 1);
+    __builtin_prefetch(output + row * output_row + unit, 1);
     if (gates)
-      for (int g = 0; g < 4; ++g) __builtin_prefetch(gates + row * io.gates.row + g * hidden + unit, 1);
+      for (int g = 0; g < 4; ++g) __builtin_prefetch(gates + row * gates_row + g * hidden + unit, 1);
   }
 
-  inline __attribute__((always_inline)) void keep(int64_t row, int64_t unit, const Stepped<Vec<T>>& step) const {
-    const int count = valid_lanes<T>(unit, hidden);
-    next.set(row, unit, step.h);
-    store(output + row * io.output.row + unit, step.h, count);
-    if (gates) {
-      S* const to = gates + row * io.gates.row + unit;
-      store(to, step.gates.r, count);
-      store(to + hidden, step.gates.z, count);
-      store(to + 2 * hidden, step.gates.n, count);
-      store(to + 3 * hidden, step.gates.gh_n, count);
+  struct Vector {
+    const T* state;
+    typename States<S>::Vector next;
+    S* output;
+    int64_t output_row;
+    S* gates;
+    int64_t gates_row, hidden;
+    int count;  // of units
+
+    inline __attribute__((always_inline)) Vec<T> before(int64_t m) const { return load(state + m * lanes); }
+
+    inline __attribute__((always_inline)) void keep(int64_t m, const Stepped<Vec<T>>& step) const {
+      next.set(m, step.h);
+      store(output + m * output_row, step.h, count);
+      if (gates) {
+        S* const to = gates + m * gates_row;
+        store(to, step.gates.r, count);
+        store(to + hidden, step.gates.z, count);
+        store(to + 2 * hidden, step.gates.n, count);
+        store(to + 3 * hidden, step.gates.gh_n, count);
+      }
     }
+  };
+  inline __attribute__((always_inline)) Vector vector(int64_t row, int64_t unit) const {
+    return {state.numbers.at(row, unit),
+            next.vector(row, unit),
+            output + row * output_row + unit,
+            output_row,
+            gates ? gates + row * gates_row + unit : nullptr,
+            gates_row,
+            hidden,
+            valid_lanes<T>(unit, hidden)};
   }
 };
 
@@ -145,8 +177,8 @@ struct PlainSteps {
   void make_step(int64_t s, int64_t rows, const T* gi) const {
     const int64_t t = tile.shape.time_of(s, tile.direction);
     S* const gates = io.gates.data ? row_of<S>(tile.shape, io.gates, t, tile.first) : nullptr;
-    const TileStates<S> results{io,   tile.shape.hidden, state, next, row_of<S>(tile.shape, io.output, t, tile.first),
-                                gates};
+    S* const output = row_of<S>(tile.shape, io.output, t, tile.first);
+    const TileStates<S> results{tile.shape.hidden, state, next, output, io.output.row, gates, io.gates.row};
     using Step = CellStep<S, TileStates<S>>;
     make_step_product(RecurrentProduct<S, Step>{tile.weights, tile.plan.packed ? state.factors : state.numbers, tile.gh,
                                                 Step{tile.weights, gi, tile.plan.chunk_rows(), results}},

@@ -164,7 +164,8 @@ struct Projection {
 
 // h W_hh^T, and what an epilogue makes of it while the sums are in registers: for each row and panel
 //   void prefetch(row, panel)              called some time before
-//   void operator()(row, panel, sums)      takes one vector of sums for each gate
+//   void operator()(row, panel, sums)      takes one vector of sums for each gate; or those of P panels and M rows,
+//                                          [P][M][gates]
 // Of r, z, n all gates, or `count` from one of them on; then the weights lie in panels.
 template <class S, class Epilogue, int first_gate = 0, int count = 3>
 struct RecurrentProduct {
@@ -185,16 +186,15 @@ struct RecurrentProduct {
       for (int m = 0; m < M; ++m) epilogue.prefetch(row + m, panel + p);
     }
     multiply<T, M, P, FactorsOf<S>>(acc, RowsOf<T>{h.from(row)}, of_panel, weights.state_factors());
-    for (int p = 0; p < P; ++p)
-      for (int m = 0; m < M; ++m) epilogue(row + m, panel + p, acc[p][m]);
+    finish(row, panel, acc);
   }
 
   void run_far(int64_t panel, int64_t next) const {
     const auto at = [&](int64_t p) { return weights.w_hh_panel(p) + first_gate * lanes; };
-    Vec<T> acc[count] = {};
+    Vec<T> acc[1][1][count] = {};
     epilogue.prefetch(0, panel);
-    multiply_far<T, FactorsOf<S>>(acc, RowsOf<T>{h}, at(panel), at(next), weights.state_factors());
-    epilogue(0, panel, acc);
+    multiply_far<T, FactorsOf<S>>(acc[0][0], RowsOf<T>{h}, at(panel), at(next), weights.state_factors());
+    finish(0, panel, acc);
   }
 
   void make_unpacked(int64_t rows) const {
@@ -202,18 +202,31 @@ struct RecurrentProduct {
     for (int64_t panel = 0; panel < weights.panels; ++panel)
       for (int64_t row = 0; row < rows; ++row) {
         const T* const product = gh + (panel * h.capacity + row) * kWidth<T>;
-        epilogue(row, panel, {load(product), load(product + lanes), load(product + 2 * lanes)});
+        Vec<T> sums[1][1][3] = {{{load(product), load(product + lanes), load(product + 2 * lanes)}}};
+        finish(row, panel, sums);
       }
+  }
+
+ private:
+  template <int P, int M>
+  inline __attribute__((always_inline)) void finish(int64_t row, int64_t panel, Vec<T> (&sums)[P][M][count]) const {
+    if constexpr (requires { epilogue(row, panel, sums); })
+      epilogue(row, panel, sums);
+    else
+      for (int p = 0; p < P; ++p)
+        for (int m = 0; m < M; ++m) epilogue(row + m, panel + p, sums[p][m]);
   }
 };
 
-// The cell, the epilogue of the forward. What comes of it is up to `Results`, row by row and vector by vector of units:
-//   Vec<T> before(row, unit)           the state before the step
+// The cell, the epilogue of the forward. What comes of it is up to `Results`:
 //   void prefetch(row, unit)           called some time before
-//   void keep(row, unit, step)         takes a Stepped
+//   Vector vector(row, unit)           one vector of units, of the rows from there on:
+//     Vec<T> before(m)                   the state of the m-th of them before the step
+//     void keep(m, step)                 takes a Stepped
 template <class S, class Results>
 struct CellStep {
   using T = Accumulate<S>;
+  using Math = VectorMath<T>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const GateWeights<S>& weights;
@@ -227,13 +240,44 @@ struct CellStep {
     results.prefetch(row, panel * lanes);
   }
 
-  inline __attribute__((always_inline)) void operator()(int64_t row, int64_t panel, const Vec<T> (&sums)[3]) const {
-    const int64_t unit = panel * lanes;
-    const T* const in = gi + (panel * gi_rows + row) * kWidth<T>;
-    const Vec<T> b_hn = load(weights.biases + (panel * 4 + 3) * lanes);
-    results.keep(row, unit,
-                 cell_forward<VectorMath<T>>(load(in), load(in + lanes), load(in + 2 * lanes), sums[0], sums[1],
-                                             sums[2] + b_hn, results.before(row, unit)));
+  // M rows and P panels. First r and z of all, then n of all: the core has many exponentials under way, and none waits
+  // for another.
+  template <int P, int M>
+  inline __attribute__((always_inline)) void operator()(int64_t row, int64_t panel, Vec<T> (&sums)[P][M][3]) const {
+    const T* const first = gi + (panel * gi_rows + row) * kWidth<T>;
+    const int64_t next_panel = gi_rows * kWidth<T>;
+    const auto in = [&](int p, int m, int g) __attribute__((always_inline)) {
+      return load(first + p * next_panel + m * kWidth<T> + g * lanes);
+    };
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+        for (int g = 0; g < 2; ++g) {
+          sums[p][m][g] = Math::sigmoid(in(p, m, g) + sums[p][m][g]);
+          in_order(sums[p][m][g]);
+        }
+    Vec<T> n[P][M];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      const Vec<T> b_hn = load(weights.biases + ((panel + p) * 4 + 3) * lanes);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        sums[p][m][2] += b_hn;
+        n[p][m] = cell_candidate<Math>(in(p, m, 2), sums[p][m][0], sums[p][m][2]);
+        in_order(n[p][m]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      const auto vector = results.vector(row, (panel + p) * lanes);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const auto& [r, z, gh_n] = sums[p][m];
+        vector.keep(m, cell_state<Vec<T>>({r, z, n[p][m], gh_n}, vector.before(m)));
+      }
+    }
   }
 };
 

@@ -60,6 +60,16 @@ inline __attribute__((always_inline)) Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
+// Makes the compiler compute a vector here, not where it is used: it would undo an order that keeps the core busy.
+template <class V>
+inline __attribute__((always_inline)) void in_order([[maybe_unused]] V& v) {
+#if defined(__AVX512F__) && GRU_FUSED_VECTOR_BYTES == 64
+  asm volatile("" : "+v"(v));
+#elif defined(__AVX2__) && GRU_FUSED_VECTOR_BYTES == 32
+  asm volatile("" : "+x"(v));
+#endif
+}
+
 template <class T>
 inline T sum_lanes(Vec<T> v) {
   constexpr int lanes = sizeof(v) / sizeof(T);
