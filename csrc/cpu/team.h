@@ -45,7 +45,6 @@ class Team {
   // takes equally long; who takes twice as long then has lost the core to other work.
   void meet(bool even, Time begun) {
     const int size = this->size();
-    if (size == 1) return;
     const uint32_t round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
       arrived_.store(0, std::memory_order_relaxed);
@@ -99,23 +98,30 @@ inline bool side_by_side(const cpu::Plan& plan, const Shape& shape) {
 // One thread of a team.
 class Member {
  public:
-  Member(Team* team, int most) : team_(team), rank_(team->join(most)), begun_(Team::Clock::now()) {}
+  // Of a plan's team of `most`; one alone meets nobody and reads no clock, which a short step would notice.
+  Member(Team* team, int most) : team_(team) {
+    if (most == 1) return;
+    rank_ = team->join(most);
+    size_ = team->size();
+    begun_ = Team::Clock::now();
+  }
 
   bool joined() const { return rank_ >= 0; }
   // Its part of `count` things.
-  Range part(int64_t count) const { return {count * rank_ / team_->size(), count * (rank_ + 1) / team_->size()}; }
+  Range part(int64_t count) const { return {count * rank_ / size_, count * (rank_ + 1) / size_}; }
 
   void meet_after_step() { meet(true); }
   void meet_after_chunk() { meet(false); }
 
  private:
   void meet(bool even) {
+    if (size_ == 1) return;
     team_->meet(even, begun_);
     begun_ = Team::Clock::now();
   }
 
   Team* team_;
-  int rank_;
+  int rank_ = 0, size_ = 1;
   Team::Time begun_;  // what it does now
 };
 

@@ -42,9 +42,13 @@ struct Expected {
   DLDataType dtype;
 
   bool operator()(PyObject* object, std::initializer_list<int64_t> sizes, DLTensor& to) const {
-    if (!describe(object, to) || to.ndim != int(sizes.size()) || to.strides[to.ndim - 1] != 1) return false;
-    if (to.dtype.code != dtype.code || to.dtype.bits != dtype.bits || to.dtype.lanes != 1) return false;
-    const int64_t* size = to.shape;
+    return describe(object, to) && fits(to, sizes);
+  }
+
+  bool fits(const DLTensor& tensor, std::initializer_list<int64_t> sizes) const {
+    if (tensor.ndim != int(sizes.size()) || tensor.strides[tensor.ndim - 1] != 1) return false;
+    if (tensor.dtype.code != dtype.code || tensor.dtype.bits != dtype.bits || tensor.dtype.lanes != 1) return false;
+    const int64_t* size = tensor.shape;
     for (const int64_t expected : sizes)
       if (*size++ != expected) return false;
     return true;
@@ -73,10 +77,10 @@ struct Call {
 
   bool read(PyObject* const* arguments) {
     DLTensor x;
-    if (!describe(arguments[0], x) || !dtype_of(x.dtype, shape.dtype) || x.strides[x.ndim - 1] != 1) return false;
+    if (!describe(arguments[0], x) || !dtype_of(x.dtype, shape.dtype)) return false;
+    if ((x.ndim != 2 && x.ndim != 3) || x.strides[x.ndim - 1] != 1) return false;
     expected.dtype = x.dtype;
     cell = x.ndim == 2;
-    if (!cell && x.ndim != 3) return false;
     const int batch_axis = cell || arguments[7] == Py_True ? 0 : 1, step_axis = 1 - batch_axis;
     inputs = {data_of(x), cell ? 0 : x.strides[step_axis], x.strides[batch_axis]};
     shape.steps = cell ? 1 : x.shape[step_axis];
@@ -91,18 +95,20 @@ struct Call {
     layers = count / of_layer;
     if (layers == 0 || layers * of_layer != count || (cell && layers * shape.directions != 1)) return false;
 
-    if (!describe(arguments[4], h_n)) return false;
+    if (!describe(arguments[4], h_n) || h_n.ndim == 0) return false;
     shape.hidden = h_n.shape[h_n.ndim - 1];
     if (shape.steps * shape.batch * shape.inputs * shape.hidden == 0) return false;
 
-    const auto states = [&](PyObject* object, DLTensor& to) {
-      return cell ? expected(object, {shape.batch, shape.hidden}, to)
-                  : expected(object, {layers * shape.directions, shape.batch, shape.hidden}, to);
+    const auto states_fit = [&](const DLTensor& tensor) {
+      return cell ? expected.fits(tensor, {shape.batch, shape.hidden})
+                  : expected.fits(tensor, {layers * shape.directions, shape.batch, shape.hidden});
     };
     hx.data = nullptr;
-    if (arguments[1] != Py_None && !states(arguments[1], hx)) return false;
-    if (!states(arguments[4], h_n)) return false;
-    return cell ? states(arguments[3], output) : expected(arguments[3], {shape.steps, shape.batch, width()}, output);
+    if (arguments[1] != Py_None && !(describe(arguments[1], hx) && states_fit(hx))) return false;
+    if (!states_fit(h_n)) return false;
+    if (!cell) return expected(arguments[3], {shape.steps, shape.batch, width()}, output);
+    output = h_n;
+    return arguments[3] == arguments[4];
   }
 
   // The weights of one layer and direction.
