@@ -12,6 +12,11 @@ import pytest
     [
         (dict(steps=1, batch=1, hidden=256), dict(shares=1, tile_rows=1, chunk_steps=1, packed=False, parallel=False)),
         (dict(steps=100, batch=1, hidden=256, threads=2), dict(shares=1, team=2, chunk_steps=100, packed=True)),
+        (dict(steps=1, batch=48, hidden=480), dict(shares=1, tile_rows=48, packed=True, once=True)),
+        (dict(steps=1, batch=48, hidden=480, threads=2), dict(shares=1, team=2, packed=True, once=True)),
+        (dict(steps=2, batch=48, hidden=480), dict(packed=True, once=False)),
+        (dict(steps=1, batch=300, hidden=64), dict(packed=True, once=False)),
+        (dict(steps=1, batch=16, hidden=480), dict(packed=False, once=False)),
         (dict(steps=100, batch=1, hidden=64, threads=2), dict(team=1, parallel=False)),  # a step is too short to meet
         (dict(steps=300, batch=3, hidden=512, threads=8), dict(shares=3, team=2, parallel=True)),
         (dict(steps=100, batch=1, hidden=256, directions=2, threads=4), dict(shares=1, team=2)),

@@ -139,6 +139,7 @@ struct PlainSteps {
   using T = Accumulate<S>;
   using Params = ForwardParams;
   static constexpr int lanes = Simd<T>::lanes;
+  static constexpr bool packs_late = true;
 
   static cpu::Plan plan(const Params& params, int64_t threads) { return cpu::plan_of(params.shape, threads); }
   static ForwardScratch scratch(const Params& params, const cpu::Plan& plan) {
@@ -198,8 +199,10 @@ struct Forward {
   T* const scratch;
 
   GateWeights<S> weights_of(int direction) const {
-    return {params.direction[direction], params.shape, plan, layout.weights,
-            scratch + direction * layout.weights.total};
+    GateWeights<S> weights(params.direction[direction], params.shape, plan, layout.weights,
+                           scratch + direction * layout.weights.total);
+    weights.late = Steps::packs_late && plan.once;
+    return weights;
   }
   T* piece_of(int64_t i) const { return scratch + params.shape.directions * layout.weights.total + i * layout.piece; }
 
@@ -229,7 +232,8 @@ struct Forward {
   void tile(int64_t i, int direction, int64_t first, int64_t last, Member& member) const {
     const Shape& shape = params.shape;
     const Range panels = member.part(layout.weights.panels), units{panels.begin * lanes, panels.end * lanes};
-    const GateWeights<S> weights = weights_of(direction);
+    GateWeights<S> weights = weights_of(direction);
+    weights.place = panels.begin;
     T* const scratch = piece_of(i);
     const Blocks<T> inputs{scratch, plan.chunk_rows()};
     T* const gi = scratch + layout.inputs;

@@ -64,11 +64,13 @@ struct GateWeights {
 
   const DirectionArguments& io;
   int64_t inputs, hidden, panels;
-  bool packed;  // if not, the weights are read where they are
-  bool far;     // the panels of W_hh are past the second-level cache
-  T* biases;    // [panels][4][lanes]: of r, z, n, but for b_hn, which is the fourth
-  T* w_ih;      // panels
-  T* w_hh;      // panels
+  bool packed;        // if not, the weights are read where they are
+  bool far;           // the panels of W_hh are past the second-level cache
+  bool late = false;  // a panel is packed just before its only use, always in the same place: the cache keeps it
+  int64_t place = 0;  // which no other thread has: that of the panel of this number
+  T* biases;          // [panels][4][lanes]: of r, z, n, but for b_hn, which is the fourth
+  T* w_ih;            // panels
+  T* w_hh;            // panels
 
   GateWeights(const DirectionArguments& io, const Shape& shape, const cpu::Plan& plan, const GateWeightsScratch& layout,
               T* scratch)
@@ -84,14 +86,20 @@ struct GateWeights {
 
   int64_t input_factors() const { return factors_in(inputs, Factors::terms); }
   int64_t state_factors() const { return factors_in(hidden, Factors::terms); }
-  T* w_ih_panel(int64_t p) const { return w_ih + p * input_factors() * kWidth<T>; }
-  T* w_hh_panel(int64_t p) const { return w_hh + p * state_factors() * kWidth<T>; }
+  T* w_ih_panel(int64_t p) const { return w_ih + (late ? place : p) * input_factors() * kWidth<T>; }
+  T* w_hh_panel(int64_t p) const { return w_hh + (late ? place : p) * state_factors() * kWidth<T>; }
+
+  void pack_input(int64_t p) const {
+    pack_gates<Factors>(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p, w_ih_panel(p));
+  }
+  void pack_state(int64_t p) const {
+    pack_gates<Factors>(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, hidden, p, w_hh_panel(p));
+  }
 
   void pack(int64_t p) const {
-    if (packed) {
-      if (io.w_ih.data)
-        pack_gates<Factors>(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p, w_ih_panel(p));
-      pack_gates<Factors>(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, hidden, p, w_hh_panel(p));
+    if (packed && !late) {
+      if (io.w_ih.data) pack_input(p);
+      pack_state(p);
     }
     const int count = valid_lanes<T>(p * lanes, hidden);
     const auto bias = [&](const void* data, int64_t gate) {
@@ -108,16 +116,18 @@ struct GateWeights {
 // Makes one of the two products below for some rows: a part of its panels, or, if the weights are not packed, all.
 template <class Product>
 void make(const Product& product, int64_t rows, Range part) {
-  if (product.weights.packed)
-    for_blocks(rows, part, product);
-  else
-    product.make_unpacked(rows);
+  if (!product.weights.packed) return product.make_unpacked(rows);
+  if (!product.weights.late) return for_blocks(rows, part, product);
+  for (int64_t panel = part.begin; panel < part.end; ++panel) {
+    product.pack(panel);
+    for_blocks(rows, {panel, panel + 1}, product);
+  }
 }
 
 // The recurrent product of the s-th step of a sequence.
 template <class Product>
 void make_step_product(const Product& product, int64_t s, int64_t rows, Range part) {
-  if (product.weights.packed && product.weights.far && rows == 1)
+  if (product.weights.packed && product.weights.far && rows == 1 && !product.weights.late)
     for_far_panels(part, s % 2, product);
   else
     make(product, rows, part);
@@ -132,6 +142,8 @@ struct Projection {
   const GateWeights<S>& weights;
   Blocks<const T> x;  // factors if the weights are packed, else numbers
   T* gi;              // [panels][capacity of x][3][lanes]
+
+  void pack(int64_t panel) const { weights.pack_input(panel); }
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
@@ -176,6 +188,8 @@ struct RecurrentProduct {
   Blocks<const T> h;  // factors if the weights are packed, else numbers
   T* gh;              // [panels][capacity of h][3][lanes], used only if the weights are not packed
   Epilogue epilogue;
+
+  void pack(int64_t panel) const { weights.pack_state(panel); }
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {

@@ -19,6 +19,8 @@ struct VariantSteps {
   using Params = VariantForwardParams;
   static constexpr int lanes = Simd<T>::lanes;
 
+  static constexpr bool packs_late = false;  // some make several products with a panel
+
   static cpu::Plan plan(const Params& params, int64_t threads) {
     cpu::Plan plan = cpu::plan_of(params.shape, threads);
     plan.packed = plan.packed || params.variant.cell.two_phases();
