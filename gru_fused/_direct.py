@@ -9,7 +9,7 @@ the caller then takes the op, which knows what to say.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import _profiler_enabled, forward_ad
 
 from gru_fused import _C
@@ -23,32 +23,39 @@ _grad = torch.is_grad_enabled
 _compiling = torch.compiler.is_compiling
 
 _forward = _C.forward
-_attached = _C.attach(Tensor, torch.nn.Parameter)
+_C.attach(Tensor, nn.Parameter)
 
 
-def gru(
-    input: Tensor, hx: Tensor | None, weights: list, hidden: int, bias: bool, bidirectional: bool, batch_first: bool
-) -> tuple[Tensor, Tensor] | None:
-    """output and h_n of nn.GRU for a batched input; weights as in functional.gru."""
+def gru(rnn: nn.RNNBase, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """output and h_n of nn.GRU for a batched input."""
     if type(input) is not Tensor or _compiling() or not (input.is_cpu and _plain()):
         return None
     size = input.shape
     if len(size) != 3:
         return None
+    hidden, batch_first, bidirectional = rnn.hidden_size, rnn.batch_first, rnn.bidirectional
     batch, steps = size[:2] if batch_first else (size[1], size[0])
-    output = input.new_empty(steps, batch, 2 * hidden if bidirectional else hidden)
-    h_n = input.new_empty(len(weights) // (4 if bias else 2), batch, hidden)
-    if not _forward(input, hx, weights, output, h_n, bias, bidirectional, batch_first):
+    directions = 2 if bidirectional else 1
+    output = input.new_empty(steps, batch, directions * hidden)
+    h_n = input.new_empty(rnn.num_layers * directions, batch, hidden)
+    names = rnn._flat_weights_names
+    if not _forward(input, hx, rnn._parameters, names, output, h_n, rnn.bias, bidirectional, batch_first):
         return None
     return output.transpose(0, 1) if batch_first else output, h_n
 
 
-def gru_cell(input: Tensor, hx: Tensor | None, weights: list, hidden: int, bias: bool) -> Tensor | None:
+def gru_cell(cell: nn.RNNCellBase, input: Tensor, hx: Tensor | None) -> Tensor | None:
     """The state of nn.GRUCell for a batched input."""
     if type(input) is not Tensor or _compiling() or not (input.is_cpu and _plain()):
         return None
-    h = input.new_empty(input.shape[0], hidden)
-    return h if _forward(input, hx, weights, h, h, bias, False, False) else None
+    h = input.new_empty(input.shape[0], cell.hidden_size)
+    bias = cell.bias
+    names = _OF_CELL if bias else _OF_CELL_WITHOUT_BIAS
+    return h if _forward(input, hx, cell._parameters, names, h, h, bias, False, False) else None
+
+
+_OF_CELL = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+_OF_CELL_WITHOUT_BIAS = _OF_CELL[:2]
 
 
 def _plain() -> bool:

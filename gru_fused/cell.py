@@ -104,17 +104,17 @@ class GRUCell(WithOptions, nn.GRUCell):
         return self._step(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0), marks).squeeze(0)
 
     def _step(self, input: Tensor, hx: Tensor | None, marks: dict[str, Tensor | None] | None) -> Tensor:
+        if marks is None:
+            h = _direct.gru_cell(self, input, hx)
+            if h is not None:
+                return h
+        if hx is None:
+            hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
         parameters = self._parameters
         try:
             weights = [parameters[name] for name in _WEIGHTS]
         except KeyError:  # computed: parametrized or pruned
             weights = [getattr(self, name) for name in _WEIGHTS]
-        if marks is None:
-            h = _direct.gru_cell(input, hx, weights if self.bias else weights[:2], self.hidden_size, self.bias)
-            if h is not None:
-                return h
-        if hx is None:
-            hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
         if marks is None:
             return functional.gru_cell(input, hx, *weights)
         norms = [getattr(self, name) for name in self._norm_names()]

@@ -148,10 +148,8 @@ class GRU(WithOptions, nn.RNNBase):
         ):
             marks = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "attention": attention}
             marks["all_layers"] = all_layers
-        elif not (self.training and self.dropout):
-            results = _direct.gru(
-                input, hx, self._flat_weights, self.hidden_size, self.bias, self.bidirectional, self.batch_first
-            )
+        elif not (self.dropout and self.training):
+            results = _direct.gru(self, input, hx)
             if results is not None:
                 return results
 

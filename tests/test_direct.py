@@ -251,6 +251,30 @@ def test_a_weight_that_does_not_fit_gets_the_ops_answer(weight: str) -> None:
         assert ours == op
 
 
+@pytest.mark.parametrize("flag, other", [("batch_first", 1), ("batch_first", 0), ("bias", 1)])
+def test_flags_that_were_set_to_a_number(flag: str, other: int) -> None:
+    rnn, expected = gru_fused.GRU(3, 4), gru_fused.GRU(3, 4)
+    expected.load_state_dict(rnn.state_dict())
+    setattr(rnn, flag, other)
+    setattr(expected, flag, bool(other))
+    x = torch.randn(5, 5, 3)
+    with torch.inference_mode():
+        assert_same(rnn(x), expected(x))
+
+
+def test_computed_weights_take_the_op(taken: list[bool]) -> None:
+    rnn, x = gru_fused.GRU(3, 4), torch.randn(5, 2, 3)
+    torch.nn.utils.parametrizations.weight_norm(rnn, "weight_hh_l0")
+    with torch.inference_mode():
+        output, _ = rnn(x)
+    assert taken == [False]
+    plain = gru_fused.GRU(3, 4)
+    torch.nn.utils.parametrize.remove_parametrizations(rnn, "weight_hh_l0")
+    plain.load_state_dict(rnn.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(output, plain(x)[0])
+
+
 def test_calls_of_several_threads_at_once() -> None:
     rnn = gru_fused.GRU(40, 40, 3).eval()
     inputs = [torch.randn(8, 3, 40) for _ in range(4)]

@@ -16,8 +16,9 @@ namespace {
 const DLPackExchangeAPI* exchange = nullptr;
 PyObject *tensor_type = nullptr, *parameter_type = nullptr;
 
-// Whether a Python tensor is one of plain numbers on the CPU, and then its description.
+// Whether a Python object is a tensor of plain numbers on the CPU, and then its description.
 bool describe(PyObject* object, DLTensor& to) {
+  if (!object) return false;
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   if (type != tensor_type && type != parameter_type) return false;  // a subclass may mean anything
   if (exchange->dltensor_from_py_object_no_sync(object, &to) != 0) {
@@ -69,33 +70,37 @@ struct Call {
   int64_t layers = 0;
   Rows<const void> inputs;
   DLTensor hx, output, h_n;  // hx.data is null for zeros
-  PyObject* weights = nullptr;
+  PyObject *parameters = nullptr, *names = nullptr;
   Expected expected;
 
   int64_t element() const { return size_of(shape.dtype); }
   int64_t width() const { return shape.directions * shape.hidden; }
 
   bool read(PyObject* const* arguments) {
+    int flags[3];  // as nn.GRU takes them: whatever is true
+    for (int i = 0; i < 3; ++i) flags[i] = PyObject_IsTrue(arguments[6 + i]);
+    if (PyErr_Occurred()) return PyErr_Clear(), false;
     DLTensor x;
     if (!describe(arguments[0], x) || !dtype_of(x.dtype, shape.dtype)) return false;
     if ((x.ndim != 2 && x.ndim != 3) || x.strides[x.ndim - 1] != 1) return false;
     expected.dtype = x.dtype;
     cell = x.ndim == 2;
-    const int batch_axis = cell || arguments[7] == Py_True ? 0 : 1, step_axis = 1 - batch_axis;
+    const int batch_axis = cell || flags[2] > 0 ? 0 : 1, step_axis = 1 - batch_axis;
     inputs = {data_of(x), cell ? 0 : x.strides[step_axis], x.strides[batch_axis]};
     shape.steps = cell ? 1 : x.shape[step_axis];
     shape.batch = x.shape[batch_axis];
     shape.inputs = x.shape[x.ndim - 1];
 
-    weights = arguments[2];
-    bias = arguments[5] == Py_True;
-    shape.directions = arguments[6] == Py_True ? 2 : 1;
-    const int64_t of_layer = shape.directions * (bias ? 4 : 2);
-    const int64_t count = PyList_Check(weights) ? PyList_Size(weights) : 0;
+    parameters = arguments[2];
+    names = arguments[3];
+    if (!PyDict_Check(parameters) || !PyList_Check(names)) return false;
+    bias = flags[0] > 0;
+    shape.directions = flags[1] > 0 ? 2 : 1;
+    const int64_t of_layer = shape.directions * (bias ? 4 : 2), count = PyList_Size(names);
     layers = count / of_layer;
     if (layers == 0 || layers * of_layer != count || (cell && layers * shape.directions != 1)) return false;
 
-    if (!describe(arguments[4], h_n) || h_n.ndim == 0) return false;
+    if (!describe(arguments[5], h_n) || h_n.ndim == 0) return false;
     shape.hidden = h_n.shape[h_n.ndim - 1];
     if (shape.steps * shape.batch * shape.inputs * shape.hidden == 0) return false;
 
@@ -106,9 +111,16 @@ struct Call {
     hx.data = nullptr;
     if (arguments[1] != Py_None && !(describe(arguments[1], hx) && states_fit(hx))) return false;
     if (!states_fit(h_n)) return false;
-    if (!cell) return expected(arguments[3], {shape.steps, shape.batch, width()}, output);
+    if (!cell) return expected(arguments[4], {shape.steps, shape.batch, width()}, output);
     output = h_n;
-    return arguments[3] == arguments[4];
+    return arguments[4] == arguments[5];
+  }
+
+  // A parameter by its place among the names; null if it is computed, or deleted.
+  PyObject* parameter(Py_ssize_t i) const {
+    PyObject* const found = PyDict_GetItemWithError(parameters, PyList_GetItem(names, i));
+    if (!found) PyErr_Clear();
+    return found;
   }
 
   // The weights of one layer and direction.
@@ -116,15 +128,11 @@ struct Call {
     const int64_t H = shape.hidden;
     Py_ssize_t at = (layer * shape.directions + direction) * (bias ? 4 : 2);
     DLTensor w_ih, w_hh, b_ih, b_hh;
-    if (!expected(PyList_GetItem(weights, at), {3 * H, inputs}, w_ih) ||
-        !expected(PyList_GetItem(weights, at + 1), {3 * H, H}, w_hh))
-      return false;
+    if (!expected(parameter(at), {3 * H, inputs}, w_ih) || !expected(parameter(at + 1), {3 * H, H}, w_hh)) return false;
     to.w_ih = {data_of(w_ih), 0, w_ih.strides[0]};
     to.w_hh = {data_of(w_hh), 0, w_hh.strides[0]};
     if (!bias) return true;
-    if (!expected(PyList_GetItem(weights, at + 2), {3 * H}, b_ih) ||
-        !expected(PyList_GetItem(weights, at + 3), {3 * H}, b_hh))
-      return false;
+    if (!expected(parameter(at + 2), {3 * H}, b_ih) || !expected(parameter(at + 3), {3 * H}, b_hh)) return false;
     to.b_ih = data_of(b_ih);
     to.b_hh = data_of(b_hh);
     return true;
@@ -183,7 +191,7 @@ PyObject* direct_attach(PyObject*, PyObject* const* arguments, Py_ssize_t count)
 }
 
 PyObject* direct_forward(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 8) return PyErr_Format(PyExc_TypeError, "forward: expected 8 arguments, got %zd", count);
+  if (count != 9) return PyErr_Format(PyExc_TypeError, "forward: expected 9 arguments, got %zd", count);
   Call call;
   if (!exchange || !call.read(arguments)) Py_RETURN_FALSE;
   constexpr int64_t few = 4;
