@@ -296,6 +296,30 @@ def test_calls_of_several_threads_at_once() -> None:
     assert not wrong
 
 
+def test_parameters_that_another_thread_replaces_live_as_long_as_the_call() -> None:
+    rnn, x = gru_fused.GRU(8, 2048), torch.randn(16, 1, 8)  # so many steps read 50 MB each where they are
+    with torch.inference_mode():
+        expected = rnn(x)[0]
+        results: list[Tensor] = []
+        began = threading.Event()
+
+        def work() -> None:
+            with torch.inference_mode():
+                for _ in range(5):
+                    began.set()
+                    results.append(rnn(x)[0])
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        began.wait()
+        while worker.is_alive():
+            rnn.weight_hh_l0 = nn.Parameter(rnn.weight_hh_l0.clone(), requires_grad=False)
+            torch.full_like(rnn.weight_hh_l0, float("nan"))  # likely where the old one was
+        worker.join()
+    assert len(results) == 5
+    assert all(torch.equal(result, expected) for result in results)
+
+
 def test_the_results_are_ordinary_tensors() -> None:
     with torch.no_grad():
         output, h_n = gru_fused.GRU(3, 4)(torch.randn(5, 2, 3))

@@ -181,9 +181,9 @@ struct PlainSteps {
     S* const output = row_of<S>(tile.shape, io.output, t, tile.first);
     const TileStates<S> results{tile.shape.hidden, state, next, output, io.output.row, gates, io.gates.row};
     using Step = CellStep<S, TileStates<S>>;
-    make_step_product(RecurrentProduct<S, Step>{tile.weights, tile.plan.packed ? state.factors : state.numbers, tile.gh,
-                                                Step{tile.weights, gi, tile.plan.chunk_rows(), results}},
-                      s, rows, tile.panels);
+    recurrent_step(RecurrentProduct<S, Step>{tile.weights, tile.plan.packed ? state.factors : state.numbers, tile.gh,
+                                             Step{tile.weights, gi, tile.plan.chunk_rows(), results}},
+                   s, rows, tile.panels);
   }
 };
 

@@ -124,11 +124,20 @@ void make(const Product& product, int64_t rows, Range part) {
   }
 }
 
-// The recurrent product of the s-th step of a sequence.
+// A recurrent product of the s-th step of a sequence, from weights that were packed before.
 template <class Product>
-void make_step_product(const Product& product, int64_t s, int64_t rows, Range part) {
-  if (product.weights.packed && product.weights.far && rows == 1 && !product.weights.late)
+void recurrent_step_from_panels(const Product& product, int64_t s, int64_t rows, Range part) {
+  if (product.weights.far && rows == 1)
     for_far_panels(part, s % 2, product);
+  else
+    for_blocks(rows, part, product);
+}
+
+// The same from any weights.
+template <class Product>
+void recurrent_step(const Product& product, int64_t s, int64_t rows, Range part) {
+  if (product.weights.packed && !product.weights.late)
+    recurrent_step_from_panels(product, s, rows, part);
   else
     make(product, rows, part);
 }

@@ -117,7 +117,8 @@ struct Tangent {
       alive = rows;
       using Step = TangentStep<S>;
       const Step step{io, shape, direction, s, t, first, state, next};
-      if (rows > 0) make(RecurrentProduct<S, Step>{weights, state, nullptr, step}, rows, {0, layout.weights.panels});
+      if (rows > 0)
+        recurrent_step(RecurrentProduct<S, Step>{weights, state, nullptr, step}, s, rows, {0, layout.weights.panels});
       std::swap(state, next);
     }
 

@@ -116,20 +116,23 @@ struct VariantSteps {
     if (variant.cell.norm()) {
       normalize(s, count, step);
     } else if (variant.cell.recurrence == Recurrence::reset_before) {
-      for_blocks(count, tile.panels,
-                 RecurrentProduct<S, ResetBefore<S>, 0, 2>{tile.weights, factors, nullptr, {step, z, reset}});
+      recurrent_step_from_panels(
+          RecurrentProduct<S, ResetBefore<S>, 0, 2>{tile.weights, factors, nullptr, {step, z, reset}}, s, count,
+          tile.panels);
       tile.member.meet_after_step();  // the candidate needs all units
-      for_blocks(count, tile.panels,
-                 RecurrentProduct<S, ResetBeforeCandidate<S>, 2, 1>{tile.weights, reset, nullptr, {step, z}});
+      recurrent_step_from_panels(
+          RecurrentProduct<S, ResetBeforeCandidate<S>, 2, 1>{tile.weights, reset, nullptr, {step, z}}, s, count,
+          tile.panels);
     } else {
-      make(RecurrentProduct<S, ResetAfter<S>>{tile.weights, factors, tile.gh, {step}}, count, tile.panels);
+      recurrent_step(RecurrentProduct<S, ResetAfter<S>>{tile.weights, factors, tile.gh, {step}}, s, count, tile.panels);
     }
   }
 
   void normalize(int64_t s, int64_t count, const VariantStep<S>& step) const {
     const int64_t t = tile.shape.time_of(s, tile.direction);
     const NormSums<S> sums{step, row_of<S>(tile.shape, io.x, t, tile.first), y, tile.plan.tile_rows};
-    for_blocks(count, tile.panels, RecurrentProduct<S, NormSums<S>>{tile.weights, state.factors, nullptr, sums});
+    recurrent_step_from_panels(RecurrentProduct<S, NormSums<S>>{tile.weights, state.factors, nullptr, sums}, s, count,
+                               tile.panels);
     tile.member.meet_after_step();  // mean and variance are of all units
     const bool writes_scale = io.scale.data && tile.units.begin == 0 && tile.units.end > 0;  // one member
     for (int64_t row = 0; row < count; ++row) {

@@ -9,6 +9,7 @@
 #include <exception>
 #include <initializer_list>
 #include <memory>
+#include <vector>
 
 namespace gru_fused::ops {
 namespace {
@@ -63,6 +64,19 @@ struct Free {
 };
 using Memory = std::unique_ptr<char, Free>;
 
+// To the parameters: another thread may replace them while the call computes.
+struct References {
+  std::vector<PyObject*> objects;
+
+  ~References() {
+    for (PyObject* const object : objects) Py_DECREF(object);
+  }
+  void add(PyObject* object) {
+    objects.push_back(object);
+    Py_INCREF(object);
+  }
+};
+
 // All layers of a call.
 struct Call {
   Shape shape;  // of the first layer
@@ -72,6 +86,7 @@ struct Call {
   DLTensor hx, output, h_n;  // hx.data is null for zeros
   PyObject *parameters = nullptr, *names = nullptr;
   Expected expected;
+  References held;
 
   int64_t element() const { return size_of(shape.dtype); }
   int64_t width() const { return shape.directions * shape.hidden; }
@@ -98,6 +113,7 @@ struct Call {
     shape.directions = flags[1] > 0 ? 2 : 1;
     const int64_t of_layer = shape.directions * (bias ? 4 : 2), count = PyList_Size(names);
     layers = count / of_layer;
+    held.objects.reserve(count);
     if (layers == 0 || layers * of_layer != count || (cell && layers * shape.directions != 1)) return false;
 
     if (!describe(arguments[5], h_n) || h_n.ndim == 0) return false;
@@ -117,14 +133,17 @@ struct Call {
   }
 
   // A parameter by its place among the names; null if it is computed, or deleted.
-  PyObject* parameter(Py_ssize_t i) const {
+  PyObject* parameter(Py_ssize_t i) {
     PyObject* const found = PyDict_GetItemWithError(parameters, PyList_GetItem(names, i));
-    if (!found) PyErr_Clear();
+    if (found)
+      held.add(found);
+    else
+      PyErr_Clear();
     return found;
   }
 
   // The weights of one layer and direction.
-  bool read_weights(int64_t layer, int direction, int64_t inputs, DirectionArguments& to) const {
+  bool read_weights(int64_t layer, int direction, int64_t inputs, DirectionArguments& to) {
     const int64_t H = shape.hidden;
     Py_ssize_t at = (layer * shape.directions + direction) * (bias ? 4 : 2);
     DLTensor w_ih, w_hh, b_ih, b_hh;
@@ -150,7 +169,7 @@ Rows<Void> states_of(const DLTensor& tensor, int64_t index, int64_t element) {
 }
 
 // The parameters of every layer; what passes between layers lies in `memory`, behind a row of zeros for hx.
-bool lay_out(const Call& call, ForwardParams* params, char* memory) {
+bool lay_out(Call& call, ForwardParams* params, char* memory) {
   const int64_t element = call.element(), hidden = call.shape.hidden, width = call.width();
   const int64_t between = call.shape.steps * call.shape.batch * width * element;
   char* const passed[2] = {memory + hidden * element, memory + hidden * element + between};
@@ -185,8 +204,10 @@ PyObject* direct_attach(PyObject*, PyObject* const* arguments, Py_ssize_t count)
   if (!table || table->header.version.major != DLPACK_MAJOR_VERSION || !table->dltensor_from_py_object_no_sync)
     Py_RETURN_FALSE;
   exchange = table;
-  Py_INCREF(tensor_type = arguments[0]);
-  Py_INCREF(parameter_type = arguments[1]);
+  tensor_type = arguments[0];
+  parameter_type = arguments[1];
+  Py_INCREF(tensor_type);
+  Py_INCREF(parameter_type);
   Py_RETURN_TRUE;
 }
 
