@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import _profiler_enabled, forward_ad
 
-from gru_fused import _C
+from gru_fused._ops import _C
 
 _in_torch_func = torch._C._are_functorch_transforms_active
 _autocast = torch._C._is_any_autocast_enabled

@@ -9,6 +9,7 @@
 #include <exception>
 #include <initializer_list>
 #include <memory>
+#include <new>
 #include <vector>
 
 namespace gru_fused::ops {
@@ -192,6 +193,33 @@ bool lay_out(Call& call, ForwardParams* params, char* memory) {
   return true;
 }
 
+struct WithoutGil {
+  PyThreadState* const released = PyEval_SaveThread();
+  ~WithoutGil() { PyEval_RestoreThread(released); }
+};
+
+// Computes the call, or returns false if there is something about its arguments.
+bool forward(PyObject* const* arguments) {
+  Call call;
+  if (!call.read(arguments)) return false;
+  constexpr int64_t few = 4;
+  ForwardParams some[few];
+  std::unique_ptr<ForwardParams[]> more;
+  if (call.layers > few) more = std::make_unique<ForwardParams[]>(call.layers);
+  ForwardParams* const params = more ? more.get() : some;
+
+  const int64_t rows = call.layers == 1 ? 0 : 2 * call.shape.steps * call.shape.batch * call.shape.directions;
+  const size_t row_bytes = call.shape.hidden * call.element();
+  const Memory memory(static_cast<char*>(std::malloc((1 + rows) * row_bytes)));
+  if (!memory) throw std::bad_alloc();
+  std::memset(memory.get(), 0, row_bytes);
+  if (!lay_out(call, params, memory.get())) return false;
+
+  const WithoutGil without;
+  for (int64_t layer = 0; layer < call.layers; ++layer) forward_on_cpu(params[layer]);
+  return true;
+}
+
 }  // namespace
 
 PyObject* direct_attach(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -213,31 +241,15 @@ PyObject* direct_attach(PyObject*, PyObject* const* arguments, Py_ssize_t count)
 
 PyObject* direct_forward(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 9) return PyErr_Format(PyExc_TypeError, "forward: expected 9 arguments, got %zd", count);
-  Call call;
-  if (!exchange || !call.read(arguments)) Py_RETURN_FALSE;
-  constexpr int64_t few = 4;
-  ForwardParams some[few];
-  std::unique_ptr<ForwardParams[]> more;
-  if (call.layers > few) more = std::make_unique<ForwardParams[]>(call.layers);
-  ForwardParams* const params = more ? more.get() : some;
-
-  const int64_t rows = call.layers == 1 ? 0 : 2 * call.shape.steps * call.shape.batch * call.shape.directions;
-  const size_t row_bytes = call.shape.hidden * call.element();
-  const Memory memory(static_cast<char*>(std::malloc((1 + rows) * row_bytes)));
-  if (!memory) return PyErr_NoMemory();
-  std::memset(memory.get(), 0, row_bytes);
-  if (!lay_out(call, params, memory.get())) Py_RETURN_FALSE;
-
-  PyThreadState* const released = PyEval_SaveThread();
   try {
-    for (int64_t layer = 0; layer < call.layers; ++layer) forward_on_cpu(params[layer]);
+    if (exchange && forward(arguments)) Py_RETURN_TRUE;
+    Py_RETURN_FALSE;
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
   } catch (const std::exception& error) {
-    PyEval_RestoreThread(released);
     PyErr_SetString(PyExc_RuntimeError, error.what());
     return nullptr;
   }
-  PyEval_RestoreThread(released);
-  Py_RETURN_TRUE;
 }
 
 }  // namespace gru_fused::ops
