@@ -12,7 +12,7 @@ from emulator.build import CSRC, build_library
 from emulator.control import Emulated
 from torch.utils import cpp_extension
 
-from gru_fused import _ops
+from gru_fused import _direct, _ops
 
 OPS = ("schema", "layer", "tangent", "variant", "cuda", "cuda_tangent", "cuda_variant")
 REGIMES = ("block", "cluster", "packets", "flags", "steps")
@@ -62,6 +62,7 @@ def emulated(library: EmulatedOps, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """``gru_fused`` computes with the emulated CUDA kernels, in FIFO order on an sm_90."""
     for name, op in vars(library.ops).items():
         monkeypatch.setattr(_ops, name, op)
+    monkeypatch.setattr(_direct, "_forward", lambda *arguments: False)  # the CPU's kernels, past the ops
     monkeypatch.delenv("GRU_FUSED_CUDA_REGIME", raising=False)
     library.reset()
     yield library
