@@ -64,13 +64,13 @@ struct GateWeights {
 
   const DirectionArguments& io;
   int64_t inputs, hidden, panels;
-  bool packed;        // if not, the weights are read where they are
-  bool far;           // the panels of W_hh are past the second-level cache
-  bool late = false;  // a panel is packed just before its only use, always in the same place: the cache keeps it
-  int64_t place = 0;  // which no other thread has: that of the panel of this number
-  T* biases;          // [panels][4][lanes]: of r, z, n, but for b_hn, which is the fourth
-  T* w_ih;            // panels
-  T* w_hh;            // panels
+  bool packed;          // if not, the weights are read where they are
+  int64_t state_bytes;  // of W_hh's panels
+  bool late = false;    // a panel is packed just before its only use, always in the same place: the cache keeps it
+  int64_t place = 0;    // which no other thread has: that of the panel of this number
+  T* biases;            // [panels][4][lanes]: of r, z, n, but for b_hn, which is the fourth
+  T* w_ih;              // panels
+  T* w_hh;              // panels
 
   GateWeights(const DirectionArguments& io, const Shape& shape, const cpu::Plan& plan, const GateWeightsScratch& layout,
               T* scratch)
@@ -79,7 +79,7 @@ struct GateWeights {
         hidden(shape.hidden),
         panels(layout.panels),
         packed(plan.packed),
-        far(layout.w_hh * int64_t(sizeof(T)) > kFarWeights),
+        state_bytes(layout.w_hh * int64_t(sizeof(T))),
         biases(scratch),
         w_ih(biases + layout.biases),
         w_hh(w_ih + layout.w_ih) {}
@@ -127,8 +127,8 @@ void make(const Product& product, int64_t rows, Range part) {
 // A recurrent product of the s-th step of a sequence, from weights that were packed before.
 template <class Product>
 void recurrent_step_from_panels(const Product& product, int64_t s, int64_t rows, Range part) {
-  if (product.weights.far && rows == 1)
-    for_far_panels(part, s % 2, product);
+  if (in_turn(rows, product.weights.state_bytes))
+    for_panels_in_turn(part, s % 2, product);
   else
     for_blocks(rows, part, product);
 }
@@ -212,11 +212,12 @@ struct RecurrentProduct {
     finish(row, panel, acc);
   }
 
-  void run_far(int64_t panel, int64_t next) const {
+  template <bool early>
+  void run_row(int64_t panel, int64_t next) const {
     const auto at = [&](int64_t p) { return weights.w_hh_panel(p) + first_gate * lanes; };
     Vec<T> acc[1][1][count] = {};
     epilogue.prefetch(0, panel);
-    multiply_far<T, FactorsOf<S>>(acc[0][0], RowsOf<T>{h}, at(panel), at(next), weights.state_factors());
+    multiply_row<early, T, FactorsOf<S>>(acc[0][0], RowsOf<T>{h}, at(panel), at(next), weights.state_factors());
     finish(0, panel, acc);
   }
 

@@ -36,11 +36,12 @@ struct GateProduct {
       for (int m = 0; m < M; ++m) keep(row + m, panel + p, acc[p][m]);
   }
 
-  void run_far(int64_t panel, int64_t next) const {
+  template <bool early>
+  void run_row(int64_t panel, int64_t next) const {
     Vec<T> acc[G] = {};
     for (int b = 0; b < count; ++b)
-      multiply_far(acc, RowsOf<T>{blocks.grads.from(0, b * blocks.padded)}, of_gate(panel, b),
-                   b + 1 < count ? of_gate(panel, b + 1) : of_gate(next, 0), blocks.hidden);
+      multiply_row<early>(acc, RowsOf<T>{blocks.grads.from(0, b * blocks.padded)}, of_gate(panel, b),
+                          b + 1 < count ? of_gate(panel, b + 1) : of_gate(next, 0), blocks.hidden);
     keep(0, panel, acc);
   }
 
@@ -63,10 +64,10 @@ template <class T, int count>
 void multiply_panels(const GateBlocks<T, count>& blocks, int64_t rows, const T* weights, int64_t columns, Range part,
                      const Blocks<T>& to, bool add, bool backwards = false) {
   const int64_t size = 3 * blocks.hidden * kWidth<T>, full = columns / kWidth<T>;
-  const bool far = rows == 1 && columns * 3 * blocks.hidden * int64_t(sizeof(T)) > kFarWeights;
+  const bool turns = in_turn(rows, columns * 3 * blocks.hidden * int64_t(sizeof(T)));
   const auto some = [&](Range panels, const auto& product) {
-    if (far)
-      for_far_panels(panels, backwards, product);
+    if (turns)
+      for_panels_in_turn(panels, backwards, product);
     else
       for_blocks(rows, panels, product);
   };

@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "core.h"
 #include "factors.h"
 #include "kernels.h"
 
@@ -95,13 +96,10 @@ inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][G], cons
   }
 }
 
-// Panels of more bytes are likely past the second-level cache.
-constexpr int64_t kFarWeights = 640 * 1024;
-
-// The same for one row and one panel past the second-level cache, read in order and asked for early; `next` is the
-// panel that will be read after it.
-template <class T, class Factors = Numbers, int G, class Left>
-inline __attribute__((always_inline)) void multiply_far(Vec<T> (&acc)[G], const Left& a, const T* panel, const T* next,
+// The same for one row and one panel, read in order and, if `early`, asked for ahead; `next` is the panel that will be
+// read after it.
+template <bool early, class T, class Factors = Numbers, int G, class Left>
+inline __attribute__((always_inline)) void multiply_row(Vec<T> (&acc)[G], const Left& a, const T* panel, const T* next,
                                                         int64_t depth) {
   constexpr int lanes = Simd<T>::lanes, parts = 4;  // sums side by side, against the latency of a multiply-add
   constexpr int64_t ahead = 8;
@@ -109,7 +107,7 @@ inline __attribute__((always_inline)) void multiply_far(Vec<T> (&acc)[G], const 
   const auto term = [&](int part, int64_t k, const T* soon) __attribute__((always_inline)) {
     const T x = *a.at(k);
     for (int g = 0; g < G; ++g) {
-      __builtin_prefetch(soon + g * lanes);
+      if constexpr (early) __builtin_prefetch(soon + g * lanes);
       Factors::add(sum[part][g], x, load(panel + k * kWidth<T> + g * lanes));
     }
   };
@@ -168,14 +166,22 @@ inline void for_blocks(int64_t rows, Range panels, const Tile& tile) {
   for (; panel < panels.end; ++panel) row_groups(std::false_type{}, panel);
 }
 
-// For one row and panels past the second-level cache: calls tile.run_far(panel, next panel) for each. Of the steps of a
-// sequence every other goes backwards: what the cache still holds, the last that was read, is then the first to be
-// read.
+// Whether the panels of a matrix of so many bytes had better be read one after the other.
+inline bool in_turn(int64_t rows, int64_t bytes) { return rows == 1 && (bytes > kFarWeights || !asks_early()); }
+
+// For one row: calls tile.run_row<early>(panel, next panel) for each. Of the steps of a sequence every other goes
+// backwards: what the cache still holds, the last that was read, is then the first to be read.
 template <class Tile>
-inline void for_far_panels(Range panels, bool backwards, const Tile& tile) {
+inline void for_panels_in_turn(Range panels, bool backwards, const Tile& tile) {
   const int64_t step = backwards ? -1 : 1, first = backwards ? panels.end - 1 : panels.begin;
-  for (int64_t i = 0, panel = first; i < panels.end - panels.begin; ++i, panel += step)
-    tile.run_far(panel, i + 1 < panels.end - panels.begin ? panel + step : panel);
+  const auto run = [&](auto early) {
+    for (int64_t i = 0, panel = first; i < panels.end - panels.begin; ++i, panel += step)
+      tile.template run_row<early>(panel, i + 1 < panels.end - panels.begin ? panel + step : panel);
+  };
+  if (asks_early())
+    run(std::true_type{});
+  else
+    run(std::false_type{});
 }
 
 // Calls action with the number of vectors, as a constant, that the columns of the panel at `column` take.

@@ -66,15 +66,16 @@ inline __attribute__((always_inline)) Vec<T> sum_each(Vec<T> (&v)[Simd<T>::lanes
     return v[0];
 }
 
-// How far ahead weights are asked for, in bytes.
+// How far ahead weights are asked for, if at all, in bytes.
 constexpr int64_t kAhead = 4096;
 
 // x W^T for one row of Blocks and `lanes` rows of a weight where it lies, one dot product each, `together` of them at a
 // time: one reads memory in order, several read x less often. For calls too short to pay for packing. Weight rows past
 // the `valid` first ones count as the first.
-template <int together, class S, class T>
+template <bool early, int together, class S, class T>
 inline Vec<T> dot_row(const Blocks<const T>& x, const S* w, int64_t w_row, int valid, int64_t depth) {
-  constexpr int lanes = Simd<T>::lanes, parts = 4;  // sums side by side, against the latency of a multiply-add
+  constexpr int lanes = Simd<T>::lanes;
+  constexpr int parts = early ? 4 : 2;  // sums side by side, against the latency of a multiply-add
   const int64_t next_terms = x.capacity * lanes;
   Vec<T> sums[lanes];
   for (int first = 0; first < lanes; first += together) {
@@ -90,7 +91,7 @@ inline Vec<T> dot_row(const Blocks<const T>& x, const S* w, int64_t w_row, int v
 #pragma GCC unroll 2
         for (int v = 0; v < together; ++v) {
           const S* const weights = rows[v] + k + part * lanes;
-          __builtin_prefetch(weights + kAhead / sizeof(S));
+          if constexpr (early) __builtin_prefetch(weights + kAhead / sizeof(S));
           acc[part][v] += term * load(weights);
         }
       }
@@ -98,9 +99,19 @@ inline Vec<T> dot_row(const Blocks<const T>& x, const S* w, int64_t w_row, int v
       const int count = valid_lanes<T>(k, depth);
       for (int v = 0; v < together; ++v) acc[0][v] += load(terms, count) * load(rows[v] + k, count);
     }
-    for (int v = 0; v < together; ++v) sums[first + v] = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
+    for (int v = 0; v < together; ++v) {
+      sums[first + v] = acc[0][v] + acc[1][v];
+      if constexpr (parts == 4) sums[first + v] += acc[2][v] + acc[3][v];
+    }
   }
   return sum_each<T>(sums);
+}
+
+// The best of them for a weight of so many bytes.
+template <class S, class T>
+auto dot_row_for(int64_t bytes) {
+  if (asks_early()) return bytes > kFarWeights ? dot_row<true, 1, S, T> : dot_row<true, 2, S, T>;
+  return bytes > kFarWeights ? dot_row<false, 1, S, T> : dot_row<false, 2, S, T>;
 }
 
 // The same for M rows and lanes / M rows of a weight: lane m * (lanes / M) + v is row m times weight row v.
@@ -136,7 +147,7 @@ void multiply_unpacked(const Blocks<const T>& x, int64_t rows, const Rows<const 
                        int64_t depth, T* to, int64_t to_rows) {
   constexpr int lanes = Simd<T>::lanes, several = lanes >= 8 ? lanes / 4 : 1;
   const S* const w = static_cast<const S*>(weight.data);
-  const bool far = 3 * hidden * depth * int64_t(sizeof(S)) > kFarWeights;
+  const auto dot = dot_row_for<S, T>(3 * hidden * depth * int64_t(sizeof(S)));
   // In the order of memory, of which one row asks for all in time.
   for (int64_t gate = 0; gate < 3; ++gate)
     for (int64_t unit = 0; unit < hidden; unit += lanes) {
@@ -154,9 +165,7 @@ void multiply_unpacked(const Blocks<const T>& x, int64_t rows, const Rows<const 
             for (int v = 0; v < outputs; ++v) out[(row + m) * kWidth<T> + part * outputs + v] = sums[m * outputs + v];
         }
       const int valid = valid_lanes<T>(unit, hidden);
-      for (; row < rows; ++row)
-        store(out + row * kWidth<T>, far ? dot_row<1>(x.from(row), first, weight.row, valid, depth)
-                                         : dot_row<2>(x.from(row), first, weight.row, valid, depth));
+      for (; row < rows; ++row) store(out + row * kWidth<T>, dot(x.from(row), first, weight.row, valid, depth));
     }
 }
 
