@@ -14,7 +14,8 @@ import pytest
         (dict(steps=100, batch=1, hidden=256, threads=2), dict(shares=1, team=2, chunk_steps=100, packed=True)),
         (dict(steps=1, batch=48, hidden=480), dict(shares=1, tile_rows=48, packed=True, once=True)),
         (dict(steps=1, batch=48, hidden=480, threads=2), dict(shares=1, team=2, packed=True, once=True)),
-        (dict(steps=2, batch=48, hidden=480), dict(packed=True, once=False)),
+        (dict(steps=2, batch=48, hidden=480), dict(packed=True, chunk_steps=2, once=True)),
+        (dict(steps=6, batch=48, hidden=480), dict(packed=True, chunk_steps=5, once=False)),
         (dict(steps=1, batch=300, hidden=64), dict(packed=True, once=False)),
         (dict(steps=1, batch=16, hidden=480), dict(packed=False, once=False)),
         (dict(steps=100, batch=1, hidden=64, threads=2), dict(team=1, parallel=False)),  # a step is too short to meet

@@ -201,7 +201,8 @@ struct Forward {
   GateWeights<S> weights_of(int direction) const {
     GateWeights<S> weights(params.direction[direction], params.shape, plan, layout.weights,
                            scratch + direction * layout.weights.total);
-    weights.late = Steps::packs_late && plan.once;
+    weights.input_late = plan.once;
+    weights.state_late = Steps::packs_late && plan.once && params.shape.steps == 1;
     return weights;
   }
   T* piece_of(int64_t i) const { return scratch + params.shape.directions * layout.weights.total + i * layout.piece; }

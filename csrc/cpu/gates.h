@@ -66,11 +66,13 @@ struct GateWeights {
   int64_t inputs, hidden, panels;
   bool packed;          // if not, the weights are read where they are
   int64_t state_bytes;  // of W_hh's panels
-  bool late = false;    // a panel is packed just before its only use, always in the same place: the cache keeps it
-  int64_t place = 0;    // which no other thread has: that of the panel of this number
-  T* biases;            // [panels][4][lanes]: of r, z, n, but for b_hn, which is the fourth
-  T* w_ih;              // panels
-  T* w_hh;              // panels
+  // A panel is packed just before its only use, always in the same place, so that the cache keeps it. No other thread
+  // has that place, which is that of the panel of this number.
+  bool input_late = false, state_late = false;
+  int64_t place = 0;
+  T* biases;  // [panels][4][lanes]: of r, z, n, but for b_hn, which is the fourth
+  T* w_ih;    // panels
+  T* w_hh;    // panels
 
   GateWeights(const DirectionArguments& io, const Shape& shape, const cpu::Plan& plan, const GateWeightsScratch& layout,
               T* scratch)
@@ -86,8 +88,8 @@ struct GateWeights {
 
   int64_t input_factors() const { return factors_in(inputs, Factors::terms); }
   int64_t state_factors() const { return factors_in(hidden, Factors::terms); }
-  T* w_ih_panel(int64_t p) const { return w_ih + (late ? place : p) * input_factors() * kWidth<T>; }
-  T* w_hh_panel(int64_t p) const { return w_hh + (late ? place : p) * state_factors() * kWidth<T>; }
+  T* w_ih_panel(int64_t p) const { return w_ih + (input_late ? place : p) * input_factors() * kWidth<T>; }
+  T* w_hh_panel(int64_t p) const { return w_hh + (state_late ? place : p) * state_factors() * kWidth<T>; }
 
   void pack_input(int64_t p) const {
     pack_gates<Factors>(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p, w_ih_panel(p));
@@ -97,10 +99,8 @@ struct GateWeights {
   }
 
   void pack(int64_t p) const {
-    if (packed && !late) {
-      if (io.w_ih.data) pack_input(p);
-      pack_state(p);
-    }
+    if (packed && io.w_ih.data && !input_late) pack_input(p);
+    if (packed && !state_late) pack_state(p);
     const int count = valid_lanes<T>(p * lanes, hidden);
     const auto bias = [&](const void* data, int64_t gate) {
       return data ? load(static_cast<const S*>(data) + gate * hidden + p * lanes, count) : Vec<T>{};
@@ -117,7 +117,7 @@ struct GateWeights {
 template <class Product>
 void make(const Product& product, int64_t rows, Range part) {
   if (!product.weights.packed) return product.make_unpacked(rows);
-  if (!product.weights.late) return for_blocks(rows, part, product);
+  if (!product.late()) return for_blocks(rows, part, product);
   for (int64_t panel = part.begin; panel < part.end; ++panel) {
     product.pack(panel);
     for_blocks(rows, {panel, panel + 1}, product);
@@ -136,7 +136,7 @@ void recurrent_step_from_panels(const Product& product, int64_t s, int64_t rows,
 // The same from any weights.
 template <class Product>
 void recurrent_step(const Product& product, int64_t s, int64_t rows, Range part) {
-  if (product.weights.packed && !product.weights.late)
+  if (product.weights.packed && !product.late())
     recurrent_step_from_panels(product, s, rows, part);
   else
     make(product, rows, part);
@@ -152,6 +152,7 @@ struct Projection {
   Blocks<const T> x;  // factors if the weights are packed, else numbers
   T* gi;              // [panels][capacity of x][3][lanes]
 
+  bool late() const { return weights.input_late; }
   void pack(int64_t panel) const { weights.pack_input(panel); }
 
   template <int M, int P>
@@ -198,6 +199,7 @@ struct RecurrentProduct {
   T* gh;              // [panels][capacity of h][3][lanes], used only if the weights are not packed
   Epilogue epilogue;
 
+  bool late() const { return weights.state_late; }
   void pack(int64_t panel) const { weights.pack_state(panel); }
 
   template <int M, int P>

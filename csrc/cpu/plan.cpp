@@ -45,7 +45,7 @@ Plan plan_of(const Shape& shape, int64_t threads) {
   const int64_t step = 3 * shape.hidden * shape.hidden * plan.share_rows;
   if (plan.packed && plan.pieces(shape) < threads)
     plan.team = std::clamp<int64_t>(step / kWorthATeammate, 1, threads / plan.pieces(shape));
-  plan.once = plan.packed && shape.steps == 1 && plan.tile_rows == shape.batch;
+  plan.once = plan.packed && plan.chunk_steps == shape.steps && plan.tile_rows == shape.batch;
   plan.parallel = threads > 1 && plan.workers(shape) > 1;
   return plan;
 }

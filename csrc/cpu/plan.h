@@ -18,7 +18,7 @@ struct Plan {
   int64_t chunk_steps = 0;  // time steps of the longest chunk
   int64_t team = 1;         // threads of one share
   bool packed = false;      // the weights are copied into panels first
-  bool once = false;        // each panel of them is used once by one thread: a single step of a single tile
+  bool once = false;        // a projection uses each panel once: all rows and steps are one chunk
   bool parallel = false;    // more than one thread has work
 
   GRU_FUSED_HD int64_t chunk_rows() const { return tile_rows * chunk_steps; }
