@@ -45,6 +45,10 @@ def recent_load() -> float:
 
 
 def cpu_name() -> str:
+    """The model's name with its family and model number: a guest may see no more of the name than "AMD EPYC"."""
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    fields = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", text, re.MULTILINE))
+    if len(fields) < 3:
+        return fields.get("model name") or platform.processor() or platform.machine()
+    return f"{fields['model name']}, family {fields['cpu family']} model {fields['model']}"
