@@ -116,11 +116,26 @@ def test_any_strides_of_the_input(view: str) -> None:
         assert_same(rnn(x), rnn(x.clone().contiguous()))
 
 
-def test_one_input_that_is_negated_lazily() -> None:
-    rnn, x = gru_fused.GRU(1, 9), torch.randn(5, 3, 1, dtype=torch.cfloat).conj().imag
-    assert x.is_neg()
+def negated(*shape: int) -> Tensor:
+    """The negative of what lies in its memory, whose last axis is dense."""
+    y = torch.randn(*shape[:-1], dtype=torch.cfloat).conj().imag.unsqueeze(-1)
+    assert y.is_neg() and y.stride(-1) == 1 and y.shape == shape
+    return y
+
+
+@pytest.mark.parametrize("which", ["input", "hx", "weight_ih_l0"])
+def test_a_tensor_that_is_negated_lazily(which: str) -> None:
+    rnn, x, hx = gru_fused.GRU(1, 1), torch.randn(5, 3, 1), torch.randn(1, 3, 1)
+    given = {"input": x, "hx": hx, "weight_ih_l0": rnn.weight_ih_l0.detach()}
+    given[which] = negated(*given[which].shape)
+    results = []
     with torch.inference_mode():
-        assert_same(rnn(x), rnn(x.resolve_neg().contiguous()))
+        for tensor in (given[which], given[which].resolve_neg()):
+            given[which] = tensor
+            rnn.weight_ih_l0 = nn.Parameter(given["weight_ih_l0"], requires_grad=False)
+            assert rnn.weight_ih_l0.is_neg() == (which == "weight_ih_l0" and tensor.is_neg())
+            results.append(rnn(given["input"], given["hx"]))
+    assert_same(*results)
 
 
 @contextlib.contextmanager

@@ -17,12 +17,22 @@ namespace {
 
 const DLPackExchangeAPI* exchange = nullptr;
 PyObject *tensor_type = nullptr, *parameter_type = nullptr;
+PyObject* is_neg = nullptr;  // Tensor.is_neg
 
-// Whether a Python object is a tensor of plain numbers on the CPU, and then its description.
-bool describe(PyObject* object, DLTensor& to) {
+// A tensor may be the negative of what lies in its memory, as conj().imag is: a flag that DLPack knows nothing of.
+bool negative(PyObject* tensor) {
+  PyObject* const answer = PyObject_CallFunctionObjArgs(is_neg, tensor, nullptr);
+  if (!answer) PyErr_Clear();
+  Py_XDECREF(answer);
+  return answer != Py_False;
+}
+
+// Whether a Python object is a tensor on the CPU, and then its description; `fresh`: no view, so not negative.
+bool describe(PyObject* object, DLTensor& to, bool fresh = false) {
   if (!object) return false;
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   if (type != tensor_type && type != parameter_type) return false;  // a subclass may mean anything
+  if (!fresh && negative(object)) return false;
   if (exchange->dltensor_from_py_object_no_sync(object, &to) != 0) {
     PyErr_Clear();  // a tensor without memory or strides
     return false;
@@ -44,8 +54,8 @@ bool dtype_of(const DLDataType& type, DType& to) {
 struct Expected {
   DLDataType dtype;
 
-  bool operator()(PyObject* object, std::initializer_list<int64_t> sizes, DLTensor& to) const {
-    return describe(object, to) && fits(to, sizes);
+  bool operator()(PyObject* object, std::initializer_list<int64_t> sizes, DLTensor& to, bool fresh = false) const {
+    return describe(object, to, fresh) && fits(to, sizes);
   }
 
   bool fits(const DLTensor& tensor, std::initializer_list<int64_t> sizes) const {
@@ -117,7 +127,7 @@ struct Call {
     held.objects.reserve(count);
     if (layers == 0 || layers * of_layer != count || (cell && layers * shape.directions != 1)) return false;
 
-    if (!describe(arguments[5], h_n) || h_n.ndim == 0) return false;
+    if (!describe(arguments[5], h_n, true) || h_n.ndim == 0) return false;
     shape.hidden = h_n.shape[h_n.ndim - 1];
     if (shape.steps * shape.batch * shape.inputs * shape.hidden == 0) return false;
 
@@ -128,7 +138,7 @@ struct Call {
     hx.data = nullptr;
     if (arguments[1] != Py_None && !(describe(arguments[1], hx) && states_fit(hx))) return false;
     if (!states_fit(h_n)) return false;
-    if (!cell) return expected(arguments[4], {shape.steps, shape.batch, width()}, output);
+    if (!cell) return expected(arguments[4], {shape.steps, shape.batch, width()}, output, true);
     output = h_n;
     return arguments[4] == arguments[5];
   }
@@ -231,6 +241,8 @@ PyObject* direct_attach(PyObject*, PyObject* const* arguments, Py_ssize_t count)
   PyErr_Clear();
   if (!table || table->header.version.major != DLPACK_MAJOR_VERSION || !table->dltensor_from_py_object_no_sync)
     Py_RETURN_FALSE;
+  is_neg = PyObject_GetAttrString(arguments[0], "is_neg");
+  if (!is_neg) return nullptr;
   exchange = table;
   tensor_type = arguments[0];
   parameter_type = arguments[1];
