@@ -181,7 +181,9 @@ Plan make_plan(const Device& device, const Problem& problem, const Allowed& allo
   const int all_tiles = ceil_div(problem.batch, rows);
   for (int tiles = 1; tiles <= 16; tiles *= 2) {
     if (tiles >= 2 * all_tiles) break;
+    if (allowed.tiles && tiles != allowed.tiles) continue;
     for (int per_cta = 1; per_cta <= std::min(groups, kMaxWarps); ++per_cta) {
+      if (allowed.groups_per_cta && per_cta != allowed.groups_per_cta) continue;
       if (allowed.block) search.consider(Regime::block, Exchange::block, per_cta, tiles);
       if (allowed.cluster) search.consider(Regime::cluster, Exchange::cluster, per_cta, tiles);
       if (!device.cooperative) continue;

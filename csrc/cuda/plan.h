@@ -107,9 +107,11 @@ struct Plan {
   int64_t rows() const { return int64_t(cut.tiles) * traits_of(arithmetic).rows; }  // of a team
 };
 
-// Which regimes may be chosen: one that turns out not to be resident is asked for no more.
+// Which regimes may be chosen: one that turns out not to be resident is asked for no more. A cut can be fixed, for
+// measurements.
 struct Allowed {
   bool block = true, cluster = true, packets = true, flags = true, steps = true;
+  int groups_per_cta = 0, tiles = 0;  // 0: any
 };
 
 Plan make_plan(const Device& device, const Problem& problem, const Allowed& allowed = {});

@@ -1,6 +1,7 @@
 // What the ops on a CUDA device share: matrices of torch's, and the device, stream and shape of a call.
 #pragma once
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -139,11 +140,15 @@ class Run {
     return cuda::Arithmetic::f16;
   }
 
-  // GRU_FUSED_CUDA_REGIME: block, cluster, packets, flags or steps, for tests and measurements; steps if it can't be.
+  // For tests and measurements. GRU_FUSED_CUDA_REGIME: block, cluster, packets, flags or steps; steps if it can't be.
+  // With it GRU_FUSED_CUDA_CUT: groups of units a CTA, and tiles of batch rows a team ("2x4").
   static cuda::Allowed allowed() {
     const char* const wanted = std::getenv("GRU_FUSED_CUDA_REGIME");
     if (!wanted || !*wanted) return {};
     cuda::Allowed allowed{false, false, false, false, false};
+    if (const char* const cut = std::getenv("GRU_FUSED_CUDA_CUT"))
+      check(std::sscanf(cut, "%dx%d", &allowed.groups_per_cta, &allowed.tiles) == 2,
+            "the environment variable GRU_FUSED_CUDA_CUT: expected groups x tiles, as 2x4, got ", cut);
     bool* const flags[] = {&allowed.block, &allowed.cluster, &allowed.packets, &allowed.flags, &allowed.steps};
     const char* const names[] = {"block", "cluster", "packets", "flags", "steps"};
     for (int i = 0; i < 5; ++i)
