@@ -184,19 +184,20 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity
     if (tries > kMaxTries) __trap();
 }
 
-// Stores a word where `mine` is in this CTA's shared memory, but in that of CTA `rank` of the cluster, and counts it
-// on the barrier that stands there where `barrier` stands here.
-__device__ __forceinline__ void store_async(uint32_t* mine, uint32_t word, uint64_t* barrier, uint32_t rank) {
+// Stores sixteen bytes where `mine` is in this CTA's shared memory, but in that of CTA `rank` of the cluster, and
+// counts them on the barrier that stands there where `barrier` stands here.
+__device__ __forceinline__ void store_async(uint32_t* mine, const uint4& words, uint64_t* barrier, uint32_t rank) {
 #ifdef GRU_FUSED_EMULATED
-  emulator::store_async(emulator::map_shared_rank(mine, rank), &word, sizeof word,
+  emulator::store_async(emulator::map_shared_rank(mine, rank), &words, sizeof words,
                         static_cast<uint64_t*>(emulator::map_shared_rank(barrier, rank)));
 #elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   asm volatile(
       "{\n.reg .u32 to, bar;\n"
-      "mapa.shared::cluster.u32 to, %0, %3;\n"
-      "mapa.shared::cluster.u32 bar, %2, %3;\n"
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [to], %1, [bar];\n}" ::"r"(shared_address(mine)),
-      "r"(word), "r"(shared_address(barrier)), "r"(rank)
+      "mapa.shared::cluster.u32 to, %0, %6;\n"
+      "mapa.shared::cluster.u32 bar, %5, %6;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [to], {%1, %2, %3, %4}, [bar];\n}" ::"r"(
+          shared_address(mine)),
+      "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w), "r"(shared_address(barrier)), "r"(rank)
       : "memory");
 #endif
 }
@@ -212,19 +213,30 @@ __device__ __forceinline__ void store_packet(uint64_t* to, uint32_t word, uint32
 #endif
 }
 
-__device__ __forceinline__ uint64_t load_packet(const uint64_t* from) {
+// Two of them side by side, each whole, though not both of one time.
+struct Packets {
+  uint64_t first, second;
+};
+
+__device__ __forceinline__ Packets load_packets(const uint64_t* from) {
+  Packets packets;
 #ifdef GRU_FUSED_EMULATED
-  return std::atomic_ref<uint64_t>(*const_cast<uint64_t*>(from)).load(std::memory_order_relaxed);
+  const auto load = [](const uint64_t* packet) {
+    return std::atomic_ref<uint64_t>(*const_cast<uint64_t*>(packet)).load(std::memory_order_relaxed);
+  };
+  packets = {load(from), load(from + 1)};
 #else
-  uint64_t packet;
-  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(packet) : "l"(from) : "memory");
-  return packet;
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+               : "=l"(packets.first), "=l"(packets.second)
+               : "l"(from)
+               : "memory");
 #endif
+  return packets;
 }
 
 // Plain words past the first-level cache, which does not see what other SMs store.
 __device__ __forceinline__ void store_word(uint32_t* to, uint32_t word) { __stcg(to, word); }
-__device__ __forceinline__ uint32_t load_word(const uint32_t* from) { return __ldcg(from); }
+__device__ __forceinline__ uint4 load_words(const uint4* from) { return __ldcg(from); }
 
 // The release orders what this CTA stored before it (its other threads' too, past a barrier).
 __device__ __forceinline__ void add_release(uint32_t* counter) {

@@ -2,7 +2,7 @@
 //
 //   start()            once every CTA has filled its own operand of step 0
 //   wait(step)         the operand of this step, when all of it has come
-//   send(step, ...)    one word of the operand of that step, to every member
+//   send(step, ...)    a piece of the operand of that step, to every member; all lanes of a warp together
 //   sent(step)         this thread has sent all of its words
 //   end()              before a CTA ends
 //
@@ -30,18 +30,20 @@ __device__ __forceinline__ void fill_operands(const Place<Form, kBackward>& plac
 
 // What a lane has of one gate's operand (the forward's: the state), to every member.
 template <class Exchanging, class Form, bool kBackward>
-__device__ __forceinline__ void send_elements(const Place<Form, kBackward>& place, const Exchanging& exchange,
-                                              int64_t step, int tile, int gate,
-                                              const typename Form::Value (&values)[Form::kElements]) {
-  if (!place.live) return;
-  const int gate_words = place.cut.units() * Form::kTraits.operand_bytes / 4;
-  const int first = gate * gate_words + place.first_unit * Form::kTraits.operand_bytes / 4;
+__device__ __forceinline__ void send_piece(const Place<Form, kBackward>& place, const Exchanging& exchange,
+                                           int64_t step, int piece, int gate, typename Form::Value value) {
+  uint32_t words[Form::kWordsPerLane];
+  Form::words(value, place.lane, words);
+  exchange.send(step, place.row(piece), gate * place.cut.units() + place.unit(), words);
+}
+
+// Calls store(word, bits) for this lane's words of a row of the operand, from its number `index` on.
+template <class Form, bool kBackward, class Store>
+__device__ __forceinline__ void store_words(const Place<Form, kBackward>& place, int row, int index,
+                                            const uint32_t (&words)[Form::kWordsPerLane], const Store& store) {
+  if (row >= place.valid_rows || place.lane % Form::kLanesPerWord) return;
   GRU_FUSED_UNROLL
-  for (int i = 0; i < Form::kWords; ++i) {
-    const Word word = Form::word(values, i, place.lane);
-    const int row = tile * Form::kTraits.rows + word.row;
-    if (row < place.valid_rows) exchange.send(step, row, first + word.index, word.bits);
-  }
+  for (int i = 0; i < Form::kWordsPerLane; ++i) store(index * Form::kTraits.operand_bytes / 4 + i, words[i]);
 }
 
 template <class Form, bool kBackward>
@@ -56,8 +58,10 @@ class BlockExchange {
     if (step > 0) __syncthreads();
     return place_.operand(step % 2);
   }
-  __device__ __forceinline__ void send(int64_t step, int row, int word, uint32_t bits) const {
-    place_.operand(step % 2)[row * place_.layout.row_words + word] = bits;
+  __device__ __forceinline__ void send(int64_t step, int row, int index,
+                                       const uint32_t (&words)[Form::kWordsPerLane]) const {
+    uint32_t* const to = place_.operand(step % 2) + row * place_.layout.row_words;
+    store_words(place_, row, index, words, [&](int word, uint32_t bits) { to[word] = bits; });
   }
   __device__ __forceinline__ void sent(int64_t) const {}
   __device__ __forceinline__ void end() const {}
@@ -90,9 +94,15 @@ class ClusterExchange {
       arch::mbarrier_expect(barriers_ + (step + 1) % 2, uint32_t(place_.valid_rows * place_.layout.operand_words * 4));
     return place_.operand(step % 2);
   }
-  __device__ __forceinline__ void send(int64_t step, int row, int word, uint32_t bits) const {
-    uint32_t* const mine = place_.operand(step % 2) + row * place_.layout.row_words + word;
-    for (int rank = 0; rank < place_.cut.ctas; ++rank) arch::store_async(mine, bits, barriers_ + step % 2, rank);
+  // The lanes that have a part of sixteen bytes share out the members.
+  __device__ __forceinline__ void send(int64_t step, int row, int index,
+                                       const uint32_t (&words)[Form::kWordsPerLane]) const {
+    constexpr int kLanes = 16 / Form::kTraits.operand_bytes;
+    const uint4 sixteen = gathered<Form>(words, place_.lane);
+    if (row >= place_.valid_rows) return;
+    uint32_t* const mine = place_.operand(step % 2) + row * place_.layout.row_words + index / kLanes * 4;
+    for (int rank = place_.lane % kLanes; rank < place_.cut.ctas; rank += kLanes)
+      arch::store_async(mine, sixteen, barriers_ + step % 2, rank);
   }
   __device__ __forceinline__ void sent(int64_t) const {}
   __device__ __forceinline__ void end() const { arch::cluster_sync(); }  // peers may still be storing here
@@ -103,12 +113,13 @@ class ClusterExchange {
   uint64_t* const barriers_;
 };
 
-// Steps through [row][word] of the operand, `threads` words at a time, without a division.
-struct WordWalk {
-  int row, word, words;
-  __device__ __forceinline__ WordWalk(int start, int words) : row(start / words), word(start % words), words(words) {}
+// Steps through the rows of the operand, some columns (words, or vectors of them) at a time, without a division.
+struct Walk {
+  int row, column, columns;
+  __device__ __forceinline__ Walk(int start, int columns)
+      : row(start / columns), column(start % columns), columns(columns) {}
   __device__ __forceinline__ void advance(int by) {
-    for (word += by; word >= words; word -= words) ++row;
+    for (column += by; column >= columns; column -= columns) ++row;
   }
 };
 
@@ -131,32 +142,45 @@ class PacketExchange {
     uint32_t* const operand = place_.operand(0);
     if (step == 0) return operand;
     const uint64_t* const packets = packets_ + step % 2 * next_;
-    const int all = place_.valid_rows * words_;
-    WordWalk to(place_.thread, words_);
+    const int all = place_.valid_rows * words_ / 2;  // pairs of packets
+    Walk to(place_.thread, words_ / 2);
     for (int begin = place_.thread; begin < all; begin += kAtOnce * place_.threads) {
-      uint64_t packet[kAtOnce];
+      arch::Packets pair[kAtOnce];
+      const auto has_come = [&](int i) {
+        return uint32_t(pair[i].first >> 32) == uint32_t(step) && uint32_t(pair[i].second >> 32) == uint32_t(step);
+      };
+      const auto is_there = [&](int i) { return begin + i * place_.threads < all; };
       GRU_FUSED_UNROLL
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int index = begin + i * place_.threads;
-        packet[i] = index < all ? arch::load_packet(packets + index) : 0;
+      for (int i = 0; i < kAtOnce; ++i)
+        if (is_there(i)) pair[i] = arch::load_packets(packets + 2 * (begin + i * place_.threads));
+      bool all_came = false;
+      for (uint32_t polls = 0; !all_came; ++polls) {  // those that are late are asked for together
+        all_came = true;
+        GRU_FUSED_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) all_came = all_came && (!is_there(i) || has_come(i));
+        if (all_came) break;
+        arch::poll_again(polls);
+        GRU_FUSED_UNROLL
+        for (int i = 0; i < kAtOnce; ++i)
+          if (is_there(i) && !has_come(i))
+            pair[i] = arch::load_packets(packets + 2 * (begin + i * place_.threads));
       }
       GRU_FUSED_UNROLL
       for (int i = 0; i < kAtOnce; ++i) {
-        const int index = begin + i * place_.threads;
-        if (index >= all) break;
-        for (uint32_t polls = 0; uint32_t(packet[i] >> 32) != uint32_t(step); ++polls) {
-          arch::poll_again(polls);
-          packet[i] = arch::load_packet(packets + index);
-        }
-        operand[to.row * place_.layout.row_words + to.word] = uint32_t(packet[i]);
+        if (!is_there(i)) break;
+        *reinterpret_cast<uint2*>(operand + to.row * place_.layout.row_words + 2 * to.column) = {
+            uint32_t(pair[i].first), uint32_t(pair[i].second)};
         to.advance(place_.threads);
       }
     }
     __syncthreads();
     return operand;
   }
-  __device__ __forceinline__ void send(int64_t step, int row, int word, uint32_t bits) const {
-    arch::store_packet(packets_ + step % 2 * next_ + int64_t(row) * words_ + word, bits, uint32_t(step));
+  __device__ __forceinline__ void send(int64_t step, int row, int index,
+                                       const uint32_t (&words)[Form::kWordsPerLane]) const {
+    uint64_t* const to = packets_ + step % 2 * next_ + int64_t(row) * words_;
+    store_words(place_, row, index, words,
+                [&](int word, uint32_t bits) { arch::store_packet(to + word, bits, uint32_t(step)); });
   }
   __device__ __forceinline__ void sent(int64_t) const {}
   __device__ __forceinline__ void end() const {}
@@ -189,18 +213,28 @@ class FlagExchange {
       for (uint32_t polls = 0; int32_t(arch::load_acquire(counter()) - expected) < 0; ++polls) arch::poll_again(polls);
     }
     __syncthreads();
-    const uint32_t* const from = of_step(step);
-    const int all = place_.valid_rows * place_.layout.operand_words;
-    WordWalk to(place_.thread, place_.layout.operand_words);
-    for (int index = place_.thread; index < all; index += place_.threads) {
-      operand[to.row * place_.layout.row_words + to.word] = arch::load_word(from + index);
-      to.advance(place_.threads);
+    const uint4* const from = reinterpret_cast<const uint4*>(of_step(step));
+    const int all = place_.valid_rows * place_.layout.operand_words / 4;
+    Walk to(place_.thread, place_.layout.operand_words / 4);
+    for (int begin = place_.thread; begin < all; begin += kAtOnce * place_.threads) {
+      uint4 four[kAtOnce];
+      GRU_FUSED_UNROLL
+      for (int i = 0; i < kAtOnce; ++i)
+        if (begin + i * place_.threads < all) four[i] = arch::load_words(from + begin + i * place_.threads);
+      GRU_FUSED_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (begin + i * place_.threads >= all) break;
+        *reinterpret_cast<uint4*>(operand + to.row * place_.layout.row_words + 4 * to.column) = four[i];
+        to.advance(place_.threads);
+      }
     }
     __syncthreads();
     return operand;
   }
-  __device__ __forceinline__ void send(int64_t step, int row, int word, uint32_t bits) const {
-    arch::store_word(of_step(step) + int64_t(row) * place_.layout.operand_words + word, bits);
+  __device__ __forceinline__ void send(int64_t step, int row, int index,
+                                       const uint32_t (&words)[Form::kWordsPerLane]) const {
+    uint32_t* const to = of_step(step) + int64_t(row) * place_.layout.operand_words;
+    store_words(place_, row, index, words, [&](int word, uint32_t bits) { arch::store_word(to + word, bits); });
   }
   __device__ __forceinline__ void sent(int64_t) const {
     __syncthreads();
@@ -209,6 +243,7 @@ class FlagExchange {
   __device__ __forceinline__ void end() const {}
 
  private:
+  static constexpr int kAtOnce = 4;  // loads in flight
   // Derived when they are wanted: a thread has few registers to spare.
   __device__ __forceinline__ int64_t rows() const { return int64_t(place_.cut.tiles) * Form::kTraits.rows; }
   __device__ __forceinline__ uint32_t* of_step(int64_t step) const {

@@ -12,7 +12,9 @@
 //             and a kernel of the gates for each step
 //
 // Inside a CTA, a warp computes the products of one group of 16 units with a part of their inputs; the warps of a
-// group are its splits. One fragment is what a warp multiplies at once: 16 units of one gate by a few inputs.
+// group are its splits. One fragment is what a warp multiplies at once: 16 units of one gate by a few inputs. What the
+// products end in goes through shared memory, and the warps of a group share out what is left of the step in pieces:
+// 16 units of two batch rows, one a lane. A step is a chain, so that what counts is how few instructions a lane has.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +29,9 @@ constexpr int kWarp = 32;            // lanes
 constexpr int kMaxWarps = 8;         // of a CTA: 255 registers are left to a thread
 constexpr int kFragmentBytes = 512;  // 16 bytes a lane
 constexpr int kGates = 3;
+constexpr int kPieceRows = kWarp / kGroup;
+// From one batch row of a tile's sums to the next: neither writing nor reading them meets a bank more than twice.
+constexpr int kSumStride = kGroup + 4;
 
 // How products are computed. The tensor cores' forms round the state and the weights to their operands' type.
 enum class Arithmetic { f32, f64, tf32, bf16, f16 };
@@ -39,7 +44,6 @@ struct Traits {
   int rows;           // batch rows that it is multiplied with at once: a tile
   int operand_bytes;  // of one state or gradient, as the products read it
   int value_bytes;    // of a sum
-  int elements;       // units x rows of a tile that one lane finishes
   int held;           // fragments of each gate that a warp holds in registers; the rest: shared memory
 };
 
@@ -47,16 +51,16 @@ struct Traits {
 GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic, bool variant = false) {
   switch (arithmetic) {
     case Arithmetic::f32:
-      return {8, 4, 4, 4, 2, 4};
+      return {8, 4, 4, 4, 4};
     case Arithmetic::f64:
-      return {4, 4, 8, 8, 2, variant ? 4 : 5};
+      return {4, 4, 8, 8, variant ? 4 : 5};
     case Arithmetic::tf32:
-      return {8, 8, 4, 4, 4, variant ? 8 : 10};
+      return {8, 8, 4, 4, variant ? 8 : 10};
     case Arithmetic::bf16:
     case Arithmetic::f16:
       break;
   }
-  return {16, 8, 2, 4, 4, variant ? 8 : 10};
+  return {16, 8, 2, 4, variant ? 8 : 10};
 }
 
 struct Device {
@@ -122,8 +126,8 @@ struct Layout {
   int row_words;                // from one row of the operand to the next, in 32-bit words
   int operand_words;            // of a row, without padding
   int64_t operand;              // [buffers][rows] rows
-  int64_t partials;             // sums of each split: [2][tile][split][group][gate][element][lane], if there are splits
-  int64_t state;                // of the units that this CTA owns: [tile][group][element][lane]
+  int64_t partials;             // sums of each split: [2][tile][split][group][gate][row][kSumStride]
+  int64_t state;                // of the units that this CTA owns: [piece][group][lane]
   int64_t weights;              // fragments beyond the registers': [warp][step][gate][lane]
   int64_t dropout, reset_grad;  // of a variant, as state; the second in the backward
   int64_t bytes;
@@ -142,17 +146,17 @@ GRU_FUSED_HD Layout layout_of(Arithmetic arithmetic, Exchange exchange, bool bac
   layout.operand_words = (backward ? kGates : 1) * cut.units() * traits.operand_bytes / 4;
   // 8 words past a multiple of 32: the eight rows that a warp reads at once, 8 bytes a lane, meet no bank twice.
   layout.row_words = (layout.operand_words + 31) / 32 * 32 + 8;
-  const int64_t rows = int64_t(cut.tiles) * traits.rows, owned = int64_t(cut.tiles) * cut.groups_per_cta;
-  const int64_t lanes = int64_t(traits.elements) * kWarp * traits.value_bytes;
+  const int64_t rows = int64_t(cut.tiles) * traits.rows;
+  const int64_t sums = rows * cut.groups_per_cta * kSumStride * traits.value_bytes;
+  const int64_t owned = rows * cut.groups_per_cta * kGroup * traits.value_bytes;
   layout.operand = 16;  // two barriers before it
   layout.partials = aligned(layout.operand + operand_buffers(exchange) * rows * layout.row_words * 4);
-  const int64_t sums = backward ? 1 : kGates;
-  layout.state = layout.partials + (cut.splits > 1 ? 2 * owned * cut.splits * sums * lanes : 0);
-  layout.weights = layout.state + owned * lanes;
+  layout.state = layout.partials + 2 * cut.splits * (backward ? 1 : kGates) * sums;
+  layout.weights = layout.state + owned;
   const int64_t beyond = cut.steps_per_warp > traits.held ? cut.steps_per_warp - traits.held : 0;
   layout.dropout = layout.weights + cut.warps() * beyond * kGates * kFragmentBytes;
-  layout.reset_grad = layout.dropout + owned * lanes;
-  layout.bytes = layout.dropout + (variant ? (backward ? 2 : 1) * owned * lanes : 0);
+  layout.reset_grad = layout.dropout + owned;
+  layout.bytes = layout.dropout + (variant ? (backward ? 2 : 1) * owned : 0);
   return layout;
 }
 

@@ -1,7 +1,7 @@
 // How a warp multiplies: 16 units of each gate with a tile of batch rows, some inputs at a time.
 //
 // A form says how the 16 bytes of a fragment that a lane holds are laid out, which operand it reads with them from
-// shared memory, and which units and rows of the sums it ends up with ("elements"). The kernels know no more of it.
+// shared memory, and where in a tile's sums its own belong. The kernels know no more of it.
 // The order of the inputs within a fragment is free, as long as weights and operand agree: each lane's inputs lie side
 // by side, so that it reads its operand in one load.
 #pragma once
@@ -10,13 +10,6 @@
 #include "scalar.cuh"
 
 namespace gru_fused::cuda {
-
-// A lane's part of the operand that goes to the other members of a team.
-struct Word {
-  int row;    // of the tile
-  int index;  // from the group's first word on
-  uint32_t bits;
-};
 
 // Tensor cores. T is the operands' type; float stands for TF32.
 template <class T>
@@ -28,19 +21,14 @@ struct TensorCores {
                                             : std::is_same_v<T, __half> ? Arithmetic::f16
                                                                         : Arithmetic::bf16;
   static constexpr Traits kTraits = traits_of(kArithmetic);
-  static constexpr int kElements = kTraits.elements, kSums = 4;
+  static constexpr int kSums = 4;
   static constexpr int kPerWord = 4 / int(sizeof(T));  // inputs
-  static constexpr int kWords = kElements / kPerWord;  // that a lane sends
+  static constexpr int kLanesPerWord = kPerWord, kWordsPerLane = 1;
   static constexpr int kStepWords = kTraits.step / kPerWord;
   using Operand = uint2;
 
-  // Row g of the product stands for unit 2g and row g + 8 for unit 2g + 1: a lane's two units are neighbours.
-  static constexpr int kUnits = 2;
-  static constexpr __device__ int unit_index(int element) { return element / 2; }
-  static __device__ __forceinline__ int unit(int lane, int element) { return lane / 4 * 2 + element / 2; }
-  static __device__ __forceinline__ int row(int lane, int element) { return lane % 4 * 2 + element % 2; }
-
-  // weight(unit, input) with units of the group and inputs of the fragment.
+  // weight(unit, input) with units of the group and inputs of the fragment. Row g of the product stands for unit 2g
+  // and row g + 8 for unit 2g + 1: a lane's two units are neighbours.
   template <class Weight>
   static __device__ __forceinline__ uint4 fragment(int lane, const Weight& weight) {
     uint32_t words[4];
@@ -73,17 +61,21 @@ struct TensorCores {
     arch::mma<T>(sums, weights, operand);
   }
 
-  static __device__ __forceinline__ void reduce(const Value (&sums)[kSums], Value (&elements)[kElements], int) {
+  // To [row][kSumStride] of the tile.
+  static __device__ __forceinline__ void leave(const Value (&sums)[kSums], Value* to, int lane) {
     GRU_FUSED_UNROLL
-    for (int e = 0; e < kElements; ++e) elements[e] = sums[e];
+    for (int i = 0; i < 2; ++i)
+      *reinterpret_cast<float2*>(to + (lane % 4 * 2 + i) * kSumStride + lane / 4 * 2) = {sums[i], sums[i + 2]};
   }
 
-  static __device__ __forceinline__ Word word(const Value (&elements)[kElements], int i, int lane) {
-    if constexpr (kPerWord == 1)
-      return {row(lane, i), unit(lane, i), arch::round_to_tf32(elements[i])};
-    else
-      return {row(lane, i), lane / 4,
-              bits_of<T>(narrow<T>(elements[i])) | bits_of<T>(narrow<T>(elements[i + 2])) << 16};
+  // What a lane of a piece has, as it stands in the operand; two lanes with a word between them both get it.
+  static __device__ __forceinline__ void words(Value value, int lane, uint32_t (&words)[kWordsPerLane]) {
+    if constexpr (kPerWord == 1) {
+      words[0] = arch::round_to_tf32(value);
+    } else {
+      const uint32_t mine = bits_of<T>(narrow<T>(value)), other = __shfl_xor_sync(0xffffffffu, mine, 1);
+      words[0] = lane % 2 ? other | mine << 16 : mine | other << 16;
+    }
   }
 };
 
@@ -95,19 +87,14 @@ struct MultiplyAdd {
   using Math = ExactMath<T>;
   static constexpr Arithmetic kArithmetic = sizeof(T) == 8 ? Arithmetic::f64 : Arithmetic::f32;
   static constexpr Traits kTraits = traits_of(kArithmetic);
-  static constexpr int kRows = kTraits.rows, kElements = kTraits.elements, kSums = kRows;
+  static constexpr int kRows = kTraits.rows, kSums = kRows;
   static constexpr int kInputs = 16 / int(sizeof(T));  // of a lane's fragment
   static constexpr int kWordsOf = int(sizeof(T)) / 4;  // words of a number
-  static constexpr int kWords = kElements * kWordsOf;
+  static constexpr int kLanesPerWord = 1, kWordsPerLane = kWordsOf;
   static constexpr int kStepWords = kTraits.step * kWordsOf;
   struct Operand {
     uint4 of_row[kRows];
   };
-
-  static constexpr int kUnits = 1;  // of a lane
-  static constexpr __device__ int unit_index(int) { return 0; }
-  static __device__ __forceinline__ int unit(int lane, int) { return lane / 2; }
-  static __device__ __forceinline__ int row(int lane, int element) { return lane % 2 * 2 + element; }
 
   template <class Weight>
   static __device__ __forceinline__ uint4 fragment(int lane, const Weight& weight) {
@@ -135,18 +122,18 @@ struct MultiplyAdd {
   }
 
   // Each of the two lanes of a unit keeps two rows, and gives the other two away.
-  static __device__ __forceinline__ void reduce(const Value (&sums)[kSums], Value (&elements)[kElements], int lane) {
+  static __device__ __forceinline__ void leave(const Value (&sums)[kSums], Value* to, int lane) {
     const bool upper = lane % 2;
     GRU_FUSED_UNROLL
-    for (int e = 0; e < kElements; ++e) {
-      const Value mine = upper ? sums[e + 2] : sums[e], given = upper ? sums[e] : sums[e + 2];
-      elements[e] = mine + __shfl_xor_sync(0xffffffffu, given, 1);
+    for (int i = 0; i < kSums / 2; ++i) {
+      const Value mine = upper ? sums[i + 2] : sums[i], given = upper ? sums[i] : sums[i + 2];
+      to[(lane % 2 * 2 + i) * kSumStride + lane / 2] = mine + __shfl_xor_sync(0xffffffffu, given, 1);
     }
   }
 
-  static __device__ __forceinline__ Word word(const Value (&elements)[kElements], int i, int lane) {
-    const int element = i / kWordsOf, part = i % kWordsOf;
-    return {row(lane, element), lane / 2 * kWordsOf + part, word_of(elements[element], part)};
+  static __device__ __forceinline__ void words(Value value, int, uint32_t (&words)[kWordsPerLane]) {
+    GRU_FUSED_UNROLL
+    for (int i = 0; i < kWordsPerLane; ++i) words[i] = word_of(value, i);
   }
 
  private:
@@ -163,6 +150,18 @@ struct MultiplyAdd {
       return __longlong_as_double((long long)(uint64_t(i ? words.w : words.y) << 32 | (i ? words.z : words.x)));
   }
 };
+
+// Sixteen bytes of the operand, in each of the lanes of a piece that have a part of them.
+template <class Form>
+__device__ __forceinline__ uint4 gathered(const uint32_t (&words)[Form::kWordsPerLane], int lane) {
+  constexpr int kLanes = 16 / Form::kTraits.operand_bytes;
+  uint32_t all[4];
+  GRU_FUSED_UNROLL
+  for (int i = 0; i < 4; ++i)
+    all[i] = __shfl_sync(0xffffffffu, words[i % Form::kWordsPerLane],
+                         lane / kLanes * kLanes + i * Form::kLanesPerWord / Form::kWordsPerLane);
+  return {all[0], all[1], all[2], all[3]};
+}
 
 // The same with what a variant of the cell leaves of the registers.
 template <class Form>

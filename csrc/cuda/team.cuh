@@ -18,9 +18,9 @@ struct HeldWeights {
 template <class Form, bool kBackward>
 struct Place {
   using Value = typename Form::Value;
-  static constexpr int kHeld = Form::kTraits.held, kRows = Form::kTraits.rows, kElements = Form::kElements,
-                       kSums = Form::kSums;
+  static constexpr int kHeld = Form::kTraits.held, kRows = Form::kTraits.rows, kSums = Form::kSums;
   static constexpr int kOutputs = kBackward ? 1 : kGates;  // sums that a product ends in
+  static constexpr int kTileSums = kRows * kSumStride;
 
   const Cut cut;
   const Layout layout;
@@ -32,6 +32,7 @@ struct Place {
   bool live;          // whether the layer has such a group
   int64_t first_row;  // of the team in the batch
   int valid_rows;     // of the team
+  int tiles, pieces;  // of this group, that have such rows
   int64_t hidden;
 
   template <class AnyLoop>
@@ -55,13 +56,14 @@ struct Place {
     const int64_t rows = int64_t(cut.tiles) * kRows;
     first_row = team % loop.row_teams * rows;
     valid_rows = int(loop.shape.batch - first_row < rows ? loop.shape.batch - first_row : rows);
+    tiles = live ? (valid_rows + kRows - 1) / kRows : 0;
+    pieces = live ? (valid_rows + kPieceRows - 1) / kPieceRows : 0;
   }
 
-  __device__ __forceinline__ int unit(int element) const { return first_unit + Form::unit(lane, element); }
-  __device__ __forceinline__ int row(int tile, int element) const { return tile * kRows + Form::row(lane, element); }
-  __device__ __forceinline__ bool exists(int tile, int element) const {
-    return row(tile, element) < valid_rows && unit(element) < hidden;
-  }
+  // Of a piece, this lane has one unit of one row of the team.
+  __device__ __forceinline__ int unit() const { return first_unit + lane % kGroup; }
+  __device__ __forceinline__ int row(int piece) const { return piece * kPieceRows + lane / kGroup; }
+  __device__ __forceinline__ bool exists(int piece) const { return row(piece) < valid_rows && unit() < hidden; }
 
   __device__ __forceinline__ uint32_t* operand(int buffer) const {
     return reinterpret_cast<uint32_t*>(shared + layout.operand) +
@@ -69,20 +71,20 @@ struct Place {
   }
 
   // What this thread remembers of its units from step to step.
-  __device__ __forceinline__ Value& state(int tile, int element) const {
-    return reinterpret_cast<Value*>(shared + layout.state)[own(tile, element)];
+  __device__ __forceinline__ Value& state(int piece) const {
+    return reinterpret_cast<Value*>(shared + layout.state)[own(piece)];
   }
   // And with a variant: the mask of recurrent dropout; the sum of the gradients of the state that resets set.
-  __device__ __forceinline__ Value& dropout(int tile, int element) const {
-    return reinterpret_cast<Value*>(shared + layout.dropout)[own(tile, element)];
+  __device__ __forceinline__ Value& dropout(int piece) const {
+    return reinterpret_cast<Value*>(shared + layout.dropout)[own(piece)];
   }
-  __device__ __forceinline__ Value& reset_grad(int tile, int element) const {
-    return reinterpret_cast<Value*>(shared + layout.reset_grad)[own(tile, element)];
+  __device__ __forceinline__ Value& reset_grad(int piece) const {
+    return reinterpret_cast<Value*>(shared + layout.reset_grad)[own(piece)];
   }
 
   __device__ __forceinline__ Value* partial(int parity, int tile, int of_split) const {
     const int index = ((parity * cut.tiles + tile) * cut.splits + of_split) * cut.groups_per_cta + group;
-    return reinterpret_cast<Value*>(shared + layout.partials) + index * kOutputs * kElements * kWarp + lane;
+    return reinterpret_cast<Value*>(shared + layout.partials) + index * kOutputs * kTileSums;
   }
 
   // weight(gate, unit, input) of the layer; beyond its ends: 0.
@@ -99,9 +101,11 @@ struct Place {
       });
     };
     GRU_FUSED_UNROLL
-    for (int step = 0; step < kHeld; ++step) GRU_FUSED_UNROLL
-    for (int gate = 0; gate < kGates; ++gate)
-      weights.held[step][gate] = step < weights.count ? fragment(step, gate) : uint4{0, 0, 0, 0};
+    for (int step = 0; step < kHeld; ++step) {
+      if (step >= weights.count) break;
+      GRU_FUSED_UNROLL
+      for (int gate = 0; gate < kGates; ++gate) weights.held[step][gate] = fragment(step, gate);
+    }
     for (int step = kHeld; step < weights.count; ++step)
       for (int gate = 0; gate < kGates; ++gate)
         weights.beyond[((step - kHeld) * kGates + gate) * kWarp] = fragment(step, gate);
@@ -110,7 +114,7 @@ struct Place {
   // The warp's part of the products with one tile: in the forward three gates of one state, in the backward one sum
   // over the gradients of three gates.
   __device__ __forceinline__ void multiply(const HeldWeights<kHeld>& weights, const uint32_t* operand, int tile,
-                                           Value (&outputs)[kOutputs][kElements]) const {
+                                           Value* to) const {
     Value sums[kGates][kSums] = {};
     const uint32_t* const rows = operand + tile * kRows * layout.row_words + weights.first * Form::kStepWords;
     const int gate_words = layout.operand_words / kGates;
@@ -140,61 +144,55 @@ struct Place {
       for (int i = 0; i < kSums; ++i) sums[0][i] += sums[1][i] + sums[2][i];
     }
     GRU_FUSED_UNROLL
-    for (int output = 0; output < kOutputs; ++output) Form::reduce(sums[output], outputs[output], lane);
+    for (int output = 0; output < kOutputs; ++output) Form::leave(sums[output], to + output * kTileSums, lane);
   }
 
-  __device__ __forceinline__ void leave(int parity, int tile, const Value (&outputs)[kOutputs][kElements]) const {
-    Value* const to = partial(parity, tile, split);
-    GRU_FUSED_UNROLL
-    for (int output = 0; output < kOutputs; ++output) GRU_FUSED_UNROLL
-    for (int e = 0; e < kElements; ++e) to[(output * kElements + e) * kWarp] = outputs[output][e];
+  // One step's products of the team's rows, left where any warp of the group finds them. Double-buffered: one barrier
+  // a step is enough.
+  __device__ __forceinline__ void multiply(const HeldWeights<kHeld>& weights, const uint32_t* operand, int parity,
+                                           bool barrier) const {
+    for (int tile = 0; tile < tiles; ++tile) multiply(weights, operand, tile, partial(parity, tile, split));
+    if (cut.splits > 1 || barrier)
+      __syncthreads();
+    else
+      __syncwarp();  // what a warp sends after this shows that all of its lanes have read their operand
   }
 
-  // The sums over all splits, in the splits' order: the same for every tile and every run.
-  __device__ __forceinline__ void collect(int parity, int tile, Value (&outputs)[kOutputs][kElements]) const {
+  // A piece's sums over all splits, in the splits' order: the same for every piece and every run.
+  __device__ __forceinline__ void collect(int parity, int piece, Value (&sums)[kOutputs]) const {
+    const int team_row = row(piece), next = cut.groups_per_cta * kOutputs * kTileSums;
+    const Value* const from =
+        partial(parity, piece * kPieceRows / kRows, 0) + team_row % kRows * kSumStride + lane % kGroup;
+    Value of_split[kMaxWarps][kOutputs];  // all asked for before the first is added
     GRU_FUSED_UNROLL
-    for (int output = 0; output < kOutputs; ++output) GRU_FUSED_UNROLL
-    for (int e = 0; e < kElements; ++e) outputs[output][e] = 0;
-    for (int of_split = 0; of_split < cut.splits; ++of_split) {
-      const Value* const from = partial(parity, tile, of_split);
+    for (int s = 0; s < kMaxWarps; ++s) GRU_FUSED_UNROLL
+    for (int output = 0; output < kOutputs; ++output)
+      of_split[s][output] = s < cut.splits ? from[s * next + output * kTileSums] : Value(0);
+    GRU_FUSED_UNROLL
+    for (int output = 0; output < kOutputs; ++output) {
+      sums[output] = of_split[0][output];
       GRU_FUSED_UNROLL
-      for (int output = 0; output < kOutputs; ++output) GRU_FUSED_UNROLL
-      for (int e = 0; e < kElements; ++e) outputs[output][e] += from[(output * kElements + e) * kWarp];
+      for (int s = 1; s < kMaxWarps; ++s) sums[output] += of_split[s][output];
     }
   }
 
-  // One step of the team: products of every tile, and finish(tile, sums) for those that this warp finishes, every
-  // splits-th. Double-buffered partial sums: one barrier a step is enough.
-  template <class Finish>
-  __device__ __forceinline__ void step(const HeldWeights<kHeld>& weights, const uint32_t* operand, int parity,
-                                       bool barrier, const Finish& finish) const {
-    Value outputs[kOutputs][kElements];
-    const int tiles = live ? cut.tiles : 0;
-    for (int tile = 0; tile < tiles; ++tile) {
-      multiply(weights, operand, tile, outputs);
-      if (cut.splits == 1) {
-        __syncwarp();  // a lane whose rows are not there sends nothing that would show that it has read its operand
-        finish(tile, outputs);
-      } else {
-        leave(parity, tile, outputs);
-      }
-    }
-    if (cut.splits > 1 || barrier) __syncthreads();
-    if (cut.splits == 1) return;
-    for (int tile = split; tile < tiles; tile += cut.splits) {
-      collect(parity, tile, outputs);
-      finish(tile, outputs);
-    }
+  __device__ __forceinline__ int own(int piece) const {
+    return (piece * cut.groups_per_cta + group) * kWarp + lane;
   }
 
-  __device__ __forceinline__ int own(int tile, int element) const {
-    return ((tile * cut.groups_per_cta + group) * kElements + element) * kWarp + lane;
-  }
-
-  // Calls visit(tile) for the tiles that this warp finishes.
+  // Calls visit(piece) for the pieces that this warp finishes.
   template <class Visit>
-  __device__ __forceinline__ void for_own_tiles(const Visit& visit) const {
-    for (int tile = split; tile < cut.tiles; tile += cut.splits) visit(tile);
+  __device__ __forceinline__ void for_own_pieces(const Visit& visit) const {
+    for (int piece = split; piece < pieces; piece += cut.splits) visit(piece);
+  }
+  // The same, with what is kept for the first of them from step to step; for the others with null.
+  template <int kAhead, class Ahead, class Visit>
+  __device__ __forceinline__ void for_own_pieces(Ahead (&ahead)[kAhead], const Visit& visit) const {
+    GRU_FUSED_UNROLL
+    for (int i = 0; i < kAhead; ++i)
+      if (split + i * cut.splits < pieces) visit(split + i * cut.splits, &ahead[i]);
+    for (int piece = split + kAhead * cut.splits; piece < pieces; piece += cut.splits)
+      visit(piece, static_cast<Ahead*>(nullptr));
   }
 };
 

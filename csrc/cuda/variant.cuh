@@ -65,34 +65,31 @@ __device__ __forceinline__ auto options_of(const AnyLoop& loop, int direction) {
     return NoOptions{};
 }
 
-// What a lane asks for ahead of a step: bit e of a word is about the row of its element e.
-template <class Value, int kElements, bool kVariant>
+// What a lane asks for ahead of a step.
+template <class Value, bool kVariant>
 struct OptionsAhead {};
 
-template <class Value, int kElements>
-struct OptionsAhead<Value, kElements, true> {
-  Value update[kElements];
-  uint32_t alive, resets;
-
-  __device__ __forceinline__ bool is_alive(int element) const { return alive >> element & 1; }
-  __device__ __forceinline__ bool is_reset(int element) const { return resets >> element & 1; }
+template <class Value>
+struct OptionsAhead<Value, true> {
+  Value update;
+  bool alive, resets;
 };
 
 // The step of a loop: the plain cell's, or the variant's.
 template <class Math, class AnyLoop, class Ahead, class Value>
 __device__ __forceinline__ auto cell_step(const AnyLoop& loop, Value gi_r, Value gi_z, Value gi_n, Value gh_r,
-                                          Value gh_z, Value gh_n, Value h, const Ahead& options, int element) {
+                                          Value gh_z, Value gh_n, Value h, const Ahead& options) {
   if constexpr (AnyLoop::kVariant)
-    return variant_forward<Math>(loop.variant.cell, gi_r, gi_z, gi_n, gh_r, gh_z, gh_n, options.update[element], h);
+    return variant_forward<Math>(loop.variant.cell, gi_r, gi_z, gi_n, gh_r, gh_z, gh_n, options.update, h);
   else
     return cell_forward<Math>(gi_r, gi_z, gi_n, gh_r, gh_z, gh_n, h);
 }
 
 template <class Math, class AnyLoop, class Ahead, class Value>
 __device__ __forceinline__ auto cell_back(const AnyLoop& loop, Value d, const Gates<Value>& gates, Value h,
-                                          const Ahead& options, int element) {
+                                          const Ahead& options) {
   if constexpr (AnyLoop::kVariant)
-    return variant_backward<Math>(loop.variant.cell, d, gates, options.update[element], h);
+    return variant_backward<Math>(loop.variant.cell, d, gates, options.update, h);
   else
     return cell_backward<Math>(d, gates, h);
 }

@@ -8,8 +8,8 @@ VARIANT_BUGS = [
     Bug(
         "dropout-masks-no-state-that-is-sent",
         "forward.cuh",
-        "operand[e] = place.state(tile, e) * place.dropout(tile, e);",
-        "operand[e] = place.state(tile, e);",
+        "place.state(piece) * place.dropout(piece));",
+        "place.state(piece));",
         "block",
         "forward",
         "numbers",
@@ -18,8 +18,8 @@ VARIANT_BUGS = [
     Bug(
         "dropout-masks-no-first-state",
         "forward.cuh",
-        "first_state(place.first_row + row, unit) * mask(place.first_row + row, unit)",
-        "first_state(place.first_row + row, unit)",
+        "first_state(place.first_row + row, of_unit) * mask(place.first_row + row, of_unit)",
+        "first_state(place.first_row + row, of_unit)",
         "cluster",
         "forward",
         "numbers",
@@ -29,7 +29,7 @@ VARIANT_BUGS = [
     Bug(
         "dropout-masks-no-gradient",
         "backward.cuh",
-        "if constexpr (kVariant) product *= place.dropout(tile, e);",
+        "if constexpr (kVariant) product[0] *= place.dropout(piece);",
         "",
         "packets",
         "backward",
@@ -50,7 +50,7 @@ VARIANT_BUGS = [
     Bug(
         "a-reset-of-the-first-step-is-forgotten",
         "forward.cuh",
-        "if (options.resets(0, row)) return options.reset_state(row, unit);",
+        "if (options.resets(0, row)) return options.reset_state(row, of_unit);",
         "",
         "block",
         "forward",
@@ -70,8 +70,8 @@ VARIANT_BUGS = [
     Bug(
         "gradients-flow-past-a-reset",
         "backward.cuh",
-        "place.reset_grad(tile, e) += d;\n                         d = 0;",
-        "place.reset_grad(tile, e) += d;",
+        "place.reset_grad(piece) += d;\n            d = 0;",
+        "place.reset_grad(piece) += d;",
         "packets",
         "backward",
         "numbers",
@@ -81,8 +81,8 @@ VARIANT_BUGS = [
     Bug(
         "a-reset-state-has-the-gradient-of-its-last-reset-only",
         "backward.cuh",
-        "place.reset_grad(tile, e) += d;",
-        "place.reset_grad(tile, e) = d;",
+        "place.reset_grad(piece) += d;",
+        "place.reset_grad(piece) = d;",
         "block",
         "backward",
         "numbers",
@@ -101,7 +101,7 @@ VARIANT_BUGS = [
     Bug(
         "rows-go-on-past-their-length-in-the-forward",
         "forward.cuh",
-        "          if (!options.alive(step, row)) continue;\n",
+        "        if (!options.alive(step, row)) return;\n",
         "",
         "cluster",
         "forward",
@@ -111,7 +111,7 @@ VARIANT_BUGS = [
     Bug(
         "rows-go-on-past-their-length-in-the-backward",
         "backward.cuh",
-        "          if (!options.alive(step, row)) continue;\n",
+        "        if (!options.alive(step, row)) return;\n",
         "",
         "packets",
         "backward",

@@ -80,8 +80,11 @@ __global__ void cluster_words(Call call) {
     for (int round = 1; round <= kRounds; ++round) {
       const int buffer = round % 2;
       if (thread == 0) arch::mbarrier_expect(barriers + buffer, all * 4);
-      for (int to = 0; to < kCtas; ++to)
-        arch::store_async(words + buffer * all + rank * kThreads + thread, mine, barriers + buffer, uint32_t(to));
+      const auto of = [&](int i) { return __shfl_sync(0xffffffffu, mine, thread % 32 / 4 * 4 + i); };
+      const uint4 four{of(0), of(1), of(2), of(3)};
+      for (int to = thread % 4; to < kCtas; to += 4)
+        arch::store_async(words + buffer * all + rank * kThreads + thread / 4 * 4, four, barriers + buffer,
+                          uint32_t(to));
       arch::mbarrier_wait(barriers + buffer, uint32_t((round - 1) / 2 % 2));
       uint32_t sum = uint32_t(rank) + 2166136261u;
       for (int from = 0; from < kCtas; ++from)
@@ -103,11 +106,15 @@ __global__ void packet_words(Call call) {
     arch::store_packet(packets + rank * kThreads + thread, mine, uint32_t(round));
     uint32_t sum = uint32_t(rank) + 2166136261u;
     for (int from = 0; from < kCtas; ++from) {
-      const uint64_t* const packet = packets + from * kThreads + (thread + round) % kThreads;
-      uint64_t found = arch::load_packet(packet);
+      const int at = from * kThreads + (thread + round) % kThreads;
+      const auto load = [&] {
+        const arch::Packets pair = arch::load_packets(packets + at / 2 * 2);
+        return at % 2 ? pair.second : pair.first;
+      };
+      uint64_t found = load();
       for (uint32_t polls = 0; uint32_t(found >> 32) != uint32_t(round); ++polls) {
         arch::poll_again(polls);
-        found = arch::load_packet(packet);
+        found = load();
       }
       sum = (sum ^ uint32_t(found)) * 16777619u;
     }
@@ -133,8 +140,11 @@ __global__ void flag_words(Call call) {
     }
     __syncthreads();
     uint32_t sum = uint32_t(rank) + 2166136261u;
-    for (int from = 0; from < kCtas; ++from)
-      sum = (sum ^ arch::load_word(of_round + from * kThreads + (thread + round) % kThreads)) * 16777619u;
+    for (int from = 0; from < kCtas; ++from) {
+      const int at = from * kThreads + (thread + round) % kThreads;
+      const uint4 four = arch::load_words(reinterpret_cast<const uint4*>(of_round) + at / 4);
+      sum = (sum ^ (at % 4 == 0 ? four.x : at % 4 == 1 ? four.y : at % 4 == 2 ? four.z : four.w)) * 16777619u;
+    }
     mine = sum + uint32_t(thread) * 2654435761u;
     __syncthreads();
   }
@@ -185,7 +195,7 @@ int main() {
   int major = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "device");
   if (major >= 9) run("store_async, mbarrier, cluster_sync", cluster_words, kCtas, kThreads, Kind::cluster);
-  run("store_packet, load_packet", packet_words, kCtas, kThreads, Kind::cooperative);
-  run("store_word, load_word, add_release, load_acquire", flag_words, kCtas, kThreads, Kind::cooperative);
+  run("store_packet, load_packets", packet_words, kCtas, kThreads, Kind::cooperative);
+  run("store_word, load_words, add_release, load_acquire", flag_words, kCtas, kThreads, Kind::cooperative);
   return failures != 0;
 }
