@@ -10,14 +10,17 @@
 
 #ifdef GRU_FUSED_EMULATED
 #include <atomic>
+#include <cmath>
 #include <cstring>
 
 #include "emulator.h"
 #define GRU_FUSED_DYNAMIC_SHARED(name) char* const name = static_cast<char*>(emulator::dynamic_shared())
 #define GRU_FUSED_UNROLL
+#define GRU_FUSED_NO_UNROLL
 #else
 #define GRU_FUSED_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) char name[]
 #define GRU_FUSED_UNROLL _Pragma("unroll")
+#define GRU_FUSED_NO_UNROLL _Pragma("unroll 1")
 #endif
 
 namespace gru_fused::cuda::arch {
@@ -116,6 +119,39 @@ __device__ __forceinline__ uint32_t round_to_tf32(float value) {
   return bits;
 #else
   return __float_as_uint(value);
+#endif
+}
+
+// ---- Registers: a number that the compiler keeps, and does not read or compute again wherever it is used.
+template <class Number>
+__device__ __forceinline__ Number kept(Number number) {
+#ifndef GRU_FUSED_EMULATED
+  if constexpr (sizeof(Number) == 8)
+    asm volatile("" : "+l"(number));
+  else
+    asm volatile("" : "+r"(number));
+#endif
+  return number;
+}
+
+// ---- 2^x and 1 / x by the hardware's tables, to some 2^-22 of the result; denormal numbers are 0.
+__device__ __forceinline__ float fast_exp2(float x) {
+#ifdef GRU_FUSED_EMULATED
+  return std::exp2(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+__device__ __forceinline__ float fast_reciprocal(float x) {
+#ifdef GRU_FUSED_EMULATED
+  return 1.f / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 #endif
 }
 

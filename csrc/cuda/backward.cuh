@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
   using Scalar = typename Form::Scalar;
   using Value = typename Form::Value;
   using Exchanging = ExchangeOf<Form, true>;
-  constexpr int kAhead = 2;  // pieces whose saved numbers a warp asks for a step ahead
+  constexpr int kAhead = sizeof(Scalar) > 2 ? 1 : 2;  // pieces whose saved numbers a warp asks for a step ahead
   constexpr bool kVariant = AnyLoop::kVariant;
   GRU_FUSED_DYNAMIC_SHARED(shared);
   if constexpr (!Exchanging::kNeedsClusters || arch::kHasClusters) {
@@ -47,24 +47,30 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
       Scalar gates[4], h, grad;
       OptionsAhead<Value, kVariant> options;
     };
-    struct At {  // a step's place in the arrays, known before the step is waited for
-      int64_t step, alive = 0, alive_before = 0, output_before = 0, gates = 0, grad_output = 0, grads = 0;
+    struct At {  // a step's place in time, and that of the step before it, known before the step is waited for
+      int64_t step, index = 0, index_before = 0;
+      int alive = 0, alive_before = 0;
     };
     const auto place_of = [&](int64_t back) {
       At at{shape.steps - 1 - back};
       if (at.step < 0) return at;
+      const auto index_of = [&](int64_t t) { return shape.batch_sizes ? shape.offsets[t] : t; };
       const int64_t t = shape.time_of(at.step, place.direction);
-      at.alive = shape.rows_at(t);
-      at.gates = shape.step_offset(my.gates, t);
-      at.grads = shape.step_offset(my.grads, t);
-      if (my.grad_output.data) at.grad_output = shape.step_offset(my.grad_output, t);
+      at.index = index_of(t);
+      at.alive = place.rows_of(shape.rows_at(t));
       if (at.step == 0) return at;
       const int64_t before = shape.time_of(at.step - 1, place.direction);
-      at.alive_before = shape.rows_at(before);
-      at.output_before = shape.step_offset(my.output, before);
+      at.index_before = index_of(before);
+      at.alive_before = place.rows_of(shape.rows_at(before));
       return at;
     };
-    const auto load_saved = [&](const At& now, int piece, Saved& saved) {
+    const Cursor<const Scalar> gates_of(place, shape, my.gates), output_of(place, shape, my.output);
+    const Cursor<const Scalar> grad_output_of(place, shape, my.grad_output);
+    const Cursor<Scalar> grads_of(place, shape, my.grads);
+    const bool given = arch::kept(int(my.grad_output.data != nullptr));
+    const bool of_layer = place.lane % kGroup < place.units_left;
+    const int hidden = arch::kept(int(H));
+    const auto load_saved = [&](const At& now, int piece, int i, Saved& saved) {
       const int64_t step = now.step, row = place.first_row + place.row(piece);
       if constexpr (kVariant) {
         // Whether dL/dh0 of the step just done is that of a state that was set.
@@ -72,40 +78,41 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
         saved.options.resets = step + 1 < shape.steps && place.exists(piece) && options.resets(step + 1, row);
         if (step < 0) return;
       }
-      if (!place.exists(piece) || row >= now.alive) return;
+      if (!of_layer || place.row(piece) >= now.alive) return;
       if constexpr (kVariant) {
         if (!options.alive(step, row)) return;
         saved.options.alive = true;
         saved.options.update = options.update(step, row, unit);
         saved.h = narrow<Scalar>(options.state_before(step, row, unit, my.hx, my.output));
       } else {
-        saved.h = row < now.alive_before ? *at<Scalar>(my.output, now.output_before, row, unit)
-                                         : *at<Scalar>(my.hx, 0, row, unit);
+        saved.h = place.row(piece) < now.alive_before ? *output_of.at(now.index_before, i)
+                                                      : *at<Scalar>(my.hx, 0, row, unit);
       }
-      const Scalar* const gates = at<Scalar>(my.gates, now.gates, row, unit);
+      const Scalar* const gates = gates_of.at(now.index, i);
       GRU_FUSED_UNROLL
-      for (int i = 0; i < 4; ++i) saved.gates[i] = gates[i * H];
-      saved.grad = my.grad_output.data ? *at<Scalar>(my.grad_output, now.grad_output, row, unit)
-                                       : narrow<Scalar>(Value(0));
+      for (int gate = 0; gate < 4; ++gate) saved.gates[gate] = gates[gate * hidden];
+      saved.grad = given ? *grad_output_of.at(now.index, i) : narrow<Scalar>(Value(0));
     };
 
     Saved ahead[kAhead] = {};
-    place.for_own_pieces(ahead, [&](int piece, Saved* kept) {
-      if (kept) load_saved(place_of(0), piece, *kept);
+    At next = place_of(0);
+    place.for_own_pieces(ahead, [&](int piece, int i, Saved* kept) {
+      if (kept) load_saved(next, piece, i, *kept);
     });
 
     for (int64_t back = 0; back <= shape.steps; ++back) {
       const bool last = back == shape.steps;  // what is left is dL/dhx
-      const At now = place_of(back), next = place_of(back + 1);
+      const At now = next;
+      next = place_of(back + 1);
       const int parity = int(back % 2);
       const uint32_t* const operand = exchange.wait(back);
       place.multiply(weights, operand, parity, Exchanging::kBarrierAfterProducts);
-      place.for_own_pieces(ahead, [&](int piece, Saved* kept) {
+      place.for_own_pieces(ahead, [&](int piece, int i, Saved* kept) {
         Saved saved;
         if (kept)
           saved = *kept;
         else if (kVariant || !last)
-          load_saved(now, piece, saved);
+          load_saved(now, piece, i, saved);
         Value product[1];
         place.collect(parity, piece, product);
         if constexpr (kVariant) product[0] *= place.dropout(piece);
@@ -116,8 +123,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
             d = 0;
           }
         }
-        const int64_t row = place.first_row + place.row(piece);
-        const bool present = place.exists(piece) && row < now.alive;
+        const bool present = of_layer && place.row(piece) < now.alive;
         bool is_alive = present;
         if constexpr (kVariant) is_alive = present && saved.options.alive;
         const Gates<Value> gates = {widen<Value>(saved.gates[0]), widen<Value>(saved.gates[1]),
@@ -133,17 +139,17 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
         send_piece(place, exchange, back + 1, piece, 0, grads.r);
         send_piece(place, exchange, back + 1, piece, 1, grads.z);
         send_piece(place, exchange, back + 1, piece, 2, grads.nr);
-        if (kept && back + 1 < shape.steps + kVariant) load_saved(next, piece, *kept);
+        if (kept && back + 1 < shape.steps + kVariant) load_saved(next, piece, i, *kept);
         if (!present) return;
-        Scalar* const to = at<Scalar>(my.grads, now.grads, row, unit);
+        Scalar* const to = grads_of.at(now.index, i);
         to[0] = narrow<Scalar>(grads.nr);
-        to[H] = narrow<Scalar>(grads.r);
-        to[2 * H] = narrow<Scalar>(grads.z);
-        to[3 * H] = narrow<Scalar>(grads.n);
+        to[hidden] = narrow<Scalar>(grads.r);
+        to[2 * hidden] = narrow<Scalar>(grads.z);
+        to[3 * hidden] = narrow<Scalar>(grads.n);
         if constexpr (kVariant) {
+          const int64_t t = shape.time_of(now.step, place.direction), row = place.first_row + place.row(piece);
           if (my.grad_update.data)
-            *at<Scalar>(my.grad_update, shape.step_offset(my.grad_update, shape.time_of(now.step, place.direction)), row,
-                        unit) =
+            *at<Scalar>(my.grad_update, shape.step_offset(my.grad_update, t), row, unit) =
                 narrow<Scalar>(grads.update);
         }
       });

@@ -60,7 +60,7 @@ class BlockExchange {
   }
   __device__ __forceinline__ void send(int64_t step, int row, int index,
                                        const uint32_t (&words)[Form::kWordsPerLane]) const {
-    uint32_t* const to = place_.operand(step % 2) + row * place_.layout.row_words;
+    uint32_t* const to = place_.operand(step % 2) + row * place_.row_words;
     store_words(place_, row, index, words, [&](int word, uint32_t bits) { to[word] = bits; });
   }
   __device__ __forceinline__ void sent(int64_t) const {}
@@ -88,7 +88,7 @@ class ClusterExchange {
   __device__ __forceinline__ const uint32_t* wait(int64_t step) const {
     // A warp without a group sends nothing that the others would wait for, so that it must not look: it could be late
     // by a whole turn of the barrier, and wait for ever. It reads no operand either.
-    if (step > 0 && place_.live) arch::mbarrier_wait(barriers_ + step % 2, uint32_t((step - 1) / 2 % 2));
+    if (step > 0 && place_.live) arch::mbarrier_wait(barriers_ + step % 2, uint32_t(step - 1) / 2 % 2);
     // The other barrier's last phase is over: everybody's words of step - 1 have come.
     if (place_.thread == 0 && step + 1 < operands_)
       arch::mbarrier_expect(barriers_ + (step + 1) % 2, uint32_t(place_.valid_rows * place_.layout.operand_words * 4));
@@ -100,7 +100,8 @@ class ClusterExchange {
     constexpr int kLanes = 16 / Form::kTraits.operand_bytes;
     const uint4 sixteen = gathered<Form>(words, place_.lane);
     if (row >= place_.valid_rows) return;
-    uint32_t* const mine = place_.operand(step % 2) + row * place_.layout.row_words + index / kLanes * 4;
+    uint32_t* const mine = place_.operand(step % 2) + row * place_.row_words + index / kLanes * 4;
+    GRU_FUSED_NO_UNROLL
     for (int rank = place_.lane % kLanes; rank < place_.cut.ctas; rank += kLanes)
       arch::store_async(mine, sixteen, barriers_ + step % 2, rank);
   }
@@ -168,7 +169,7 @@ class PacketExchange {
       GRU_FUSED_UNROLL
       for (int i = 0; i < kAtOnce; ++i) {
         if (!is_there(i)) break;
-        *reinterpret_cast<uint2*>(operand + to.row * place_.layout.row_words + 2 * to.column) = {
+        *reinterpret_cast<uint2*>(operand + to.row * place_.row_words + 2 * to.column) = {
             uint32_t(pair[i].first), uint32_t(pair[i].second)};
         to.advance(place_.threads);
       }
@@ -224,7 +225,7 @@ class FlagExchange {
       GRU_FUSED_UNROLL
       for (int i = 0; i < kAtOnce; ++i) {
         if (begin + i * place_.threads >= all) break;
-        *reinterpret_cast<uint4*>(operand + to.row * place_.layout.row_words + 4 * to.column) = four[i];
+        *reinterpret_cast<uint4*>(operand + to.row * place_.row_words + 4 * to.column) = four[i];
         to.advance(place_.threads);
       }
     }

@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
   using Scalar = typename Form::Scalar;
   using Value = typename Form::Value;
   using Exchanging = ExchangeOf<Form, false>;
-  constexpr int kAhead = 4;  // pieces whose inputs a warp asks for a step ahead: all, in most plans
+  constexpr int kAhead = sizeof(Scalar) == 8 ? 2 : 4;  // pieces whose inputs a warp asks for a step ahead: all, in most plans
   constexpr bool kVariant = AnyLoop::kVariant;
   GRU_FUSED_DYNAMIC_SHARED(shared);
   if constexpr (!Exchanging::kNeedsClusters || arch::kHasClusters) {
@@ -71,54 +71,59 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
       Scalar gate[kGates];  // widened when they are used: before, that would be a wait for memory
       OptionsAhead<Value, kVariant> options;
     };
-    struct At {  // a step's place in the arrays, known before the step is waited for
-      int64_t step, alive = 0, inputs = 0, output = 0, gates = 0;
+    struct At {  // a step's place in time, known before the step is waited for
+      int64_t step, index = 0;
+      int alive = 0;
     };
     const auto place_of = [&](int64_t step) {
       At at{step};
       if (step == shape.steps) return at;
       const int64_t t = shape.time_of(step, place.direction);
-      at.alive = shape.rows_at(t);
-      at.inputs = shape.step_offset(my.inputs, t);
-      at.output = shape.step_offset(my.output, t);
-      if (my.gates.data) at.gates = shape.step_offset(my.gates, t);
+      at.index = shape.batch_sizes ? shape.offsets[t] : t;
+      at.alive = place.rows_of(shape.rows_at(t));
       return at;
     };
-    const auto load_inputs = [&](const At& now, int piece, Inputs& inputs) {
-      const int64_t step = now.step, row = place.first_row + place.row(piece);
+    const Cursor<const Scalar> input_of(place, shape, my.inputs);
+    const Cursor<Scalar> output_of(place, shape, my.output), gates_of(place, shape, my.gates);
+    const bool saves = arch::kept(int(my.gates.data != nullptr)), of_layer = place.lane % kGroup < place.units_left;
+    const int hidden = arch::kept(int(H));
+    const auto load_inputs = [&](const At& now, int piece, int i, Inputs& inputs) {
+      [[maybe_unused]] const int64_t step = now.step, row = place.first_row + place.row(piece);
       if constexpr (kVariant) inputs.options.alive = inputs.options.resets = false;
-      if (!place.exists(piece) || row >= now.alive) return;
+      if (!of_layer || place.row(piece) >= now.alive) return;
       if constexpr (kVariant) {
         if (!options.alive(step, row)) return;
         inputs.options.alive = true;
         inputs.options.resets = step + 1 < shape.steps && options.resets(step + 1, row);
         inputs.options.update = options.update(step, row, unit);
       }
-      const Scalar* const from = at<Scalar>(my.inputs, now.inputs, row, unit);
+      const Scalar* const from = input_of.at(now.index, i);
       GRU_FUSED_UNROLL
-      for (int gate = 0; gate < kGates; ++gate) inputs.gate[gate] = from[gate * H];
+      for (int gate = 0; gate < kGates; ++gate) inputs.gate[gate] = from[gate * hidden];
     };
 
     Inputs ahead[kAhead] = {};
-    place.for_own_pieces(ahead, [&](int piece, Inputs* kept) {
-      if (kept) load_inputs(place_of(0), piece, *kept);
+    At next = place_of(0);
+    place.for_own_pieces(ahead, [&](int piece, int i, Inputs* kept) {
+      if (kept) load_inputs(next, piece, i, *kept);
     });
 
     for (int64_t step = 0; step < shape.steps; ++step) {
-      const At now = place_of(step), next = place_of(step + 1);
+      const At now = next;
+      next = place_of(step + 1);
       const int parity = int(step % 2);
       const uint32_t* const operand = exchange.wait(step);
       place.multiply(weights, operand, parity, Exchanging::kBarrierAfterProducts);
-      place.for_own_pieces(ahead, [&](int piece, Inputs* kept) {
+      place.for_own_pieces(ahead, [&](int piece, int i, Inputs* kept) {
         Inputs inputs;
         if (kept)
           inputs = *kept;
         else
-          load_inputs(now, piece, inputs);
+          load_inputs(now, piece, i, inputs);
         Value products[kGates];
         place.collect(parity, piece, products);
-        const int64_t row = place.first_row + place.row(piece);
-        const bool present = place.exists(piece) && row < now.alive;
+        [[maybe_unused]] const int64_t row = place.first_row + place.row(piece);
+        const bool present = of_layer && place.row(piece) < now.alive;
         bool is_alive = present;
         if constexpr (kVariant) is_alive = present && inputs.options.alive;
         Value h = place.state(piece);
@@ -133,17 +138,17 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
           } else {
             send_piece(place, exchange, step + 1, piece, 0, h);
           }
-          if (kept) load_inputs(next, piece, *kept);
+          if (kept) load_inputs(next, piece, i, *kept);
         }
         if (!present) return;
         if (kVariant && !is_alive) stepped = {};  // the output past a row's length, and its gates
-        *at<Scalar>(my.output, now.output, row, unit) = narrow<Scalar>(stepped.h);
-        if (!my.gates.data) return;
-        Scalar* const saved = at<Scalar>(my.gates, now.gates, row, unit);
+        *output_of.at(now.index, i) = narrow<Scalar>(stepped.h);
+        if (!saves) return;
+        Scalar* const saved = gates_of.at(now.index, i);
         saved[0] = narrow<Scalar>(stepped.gates.r);
-        saved[H] = narrow<Scalar>(stepped.gates.z);
-        saved[2 * H] = narrow<Scalar>(stepped.gates.n);
-        saved[3 * H] = narrow<Scalar>(stepped.gates.gh_n);
+        saved[hidden] = narrow<Scalar>(stepped.gates.z);
+        saved[2 * hidden] = narrow<Scalar>(stepped.gates.n);
+        saved[3 * hidden] = narrow<Scalar>(stepped.gates.gh_n);
       });
       if (step + 1 < shape.steps) exchange.sent(step + 1);
     }

@@ -22,6 +22,7 @@ struct TensorCores {
                                                                         : Arithmetic::bf16;
   static constexpr Traits kTraits = traits_of(kArithmetic);
   static constexpr int kSums = 4;
+  static constexpr int kChunk = 5, kChunkBackward = 2;  // fragments' operands that are read at once
   static constexpr int kPerWord = 4 / int(sizeof(T));  // inputs
   static constexpr int kLanesPerWord = kPerWord, kWordsPerLane = 1;
   static constexpr int kStepWords = kTraits.step / kPerWord;
@@ -88,6 +89,7 @@ struct MultiplyAdd {
   static constexpr Arithmetic kArithmetic = sizeof(T) == 8 ? Arithmetic::f64 : Arithmetic::f32;
   static constexpr Traits kTraits = traits_of(kArithmetic);
   static constexpr int kRows = kTraits.rows, kSums = kRows;
+  static constexpr int kChunk = 2, kChunkBackward = 1;
   static constexpr int kInputs = 16 / int(sizeof(T));  // of a lane's fragment
   static constexpr int kWordsOf = int(sizeof(T)) / 4;  // words of a number
   static constexpr int kLanesPerWord = 1, kWordsPerLane = kWordsOf;

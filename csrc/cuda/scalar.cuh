@@ -83,8 +83,15 @@ struct ExactMath<float> : Comparisons<float> {
 struct FastMath : Comparisons<float> {
   using Value = float;
   static __device__ __forceinline__ float one() { return 1.f; }
-  static __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
-  static __device__ __forceinline__ float tanh(float x) { return 1.f - __fdividef(2.f, 1.f + __expf(2.f * x)); }
+  static __device__ __forceinline__ float sigmoid(float x) {
+    return arch::fast_reciprocal(1.f + arch::fast_exp2(-kLog2E * x));
+  }
+  static __device__ __forceinline__ float tanh(float x) {
+    return 1.f - 2.f * arch::fast_reciprocal(1.f + arch::fast_exp2(2.f * kLog2E * x));
+  }
+
+ private:
+  static constexpr float kLog2E = 1.44269504f;
 };
 
 }  // namespace gru_fused::cuda

@@ -33,7 +33,11 @@ struct Place {
   int64_t first_row;  // of the team in the batch
   int valid_rows;     // of the team
   int tiles, pieces;  // of this group, that have such rows
-  int64_t hidden;
+  int units_left;     // of the layer, from the group's first on
+  // What the loop needs of the cut and the layout, kept in registers: a step has no time to read them again.
+  int splits, row_words, gate_words;
+  int sums, sums_of_split, sums_of_tile, sums_of_parity;  // in Values; the first: where this group's begin
+  int states, states_of_piece;                            // in Values; the first: this lane's first
 
   template <class AnyLoop>
   __device__ __forceinline__ Place(const AnyLoop& loop, char* shared, Exchange exchange)
@@ -41,50 +45,67 @@ struct Place {
         layout(layout_of(Form::kArithmetic, exchange, kBackward, loop.cut, AnyLoop::kVariant)),
         shared(shared) {
     threads = int(blockDim.x);
-    thread = int(threadIdx.x);
+    thread = arch::kept(int(threadIdx.x));
     lane = thread % kWarp;
     warp = thread / kWarp;
-    group = warp / cut.splits;
-    split = warp % cut.splits;
+    splits = arch::kept(cut.splits);
+    group = warp / splits;
+    split = arch::kept(warp % splits);
     rank = int(blockIdx.x) % cut.ctas;
     team = int(blockIdx.x) / cut.ctas;
     direction = team / loop.row_teams;
     const int group_of_layer = rank * cut.groups_per_cta + group;
     first_unit = group_of_layer * kGroup;
     live = group_of_layer < cut.groups;
-    hidden = loop.shape.hidden;
+    units_left = loop.shape.hidden - first_unit < kGroup ? int(loop.shape.hidden - first_unit) : kGroup;
     const int64_t rows = int64_t(cut.tiles) * kRows;
     first_row = team % loop.row_teams * rows;
-    valid_rows = int(loop.shape.batch - first_row < rows ? loop.shape.batch - first_row : rows);
-    tiles = live ? (valid_rows + kRows - 1) / kRows : 0;
-    pieces = live ? (valid_rows + kPieceRows - 1) / kPieceRows : 0;
+    valid_rows = arch::kept(int(loop.shape.batch - first_row < rows ? loop.shape.batch - first_row : rows));
+    tiles = arch::kept(live ? (valid_rows + kRows - 1) / kRows : 0);
+    pieces = arch::kept(live ? (valid_rows + kPieceRows - 1) / kPieceRows : 0);
+    row_words = arch::kept(layout.row_words);
+    gate_words = arch::kept(layout.operand_words / (kBackward ? kGates : 1));
+    sums = arch::kept(int(layout.partials / sizeof(Value)) + group * kOutputs * kTileSums);
+    sums_of_split = arch::kept(cut.groups_per_cta * kOutputs * kTileSums);
+    sums_of_tile = arch::kept(splits * sums_of_split);
+    sums_of_parity = arch::kept(cut.tiles * sums_of_tile);
+    states = arch::kept(int(layout.state / sizeof(Value)) + group * kWarp + lane);
+    states_of_piece = arch::kept(cut.groups_per_cta * kWarp);
   }
 
   // Of a piece, this lane has one unit of one row of the team.
   __device__ __forceinline__ int unit() const { return first_unit + lane % kGroup; }
   __device__ __forceinline__ int row(int piece) const { return piece * kPieceRows + lane / kGroup; }
-  __device__ __forceinline__ bool exists(int piece) const { return row(piece) < valid_rows && unit() < hidden; }
+  __device__ __forceinline__ bool exists(int piece) const {
+    return row(piece) < valid_rows && lane % kGroup < units_left;
+  }
+  // How many of the team's rows are among the first `alive` of the batch.
+  __device__ __forceinline__ int rows_of(int64_t alive) const {
+    const int64_t here = alive - first_row;
+    return here < 0 ? 0 : here < valid_rows ? int(here) : valid_rows;
+  }
 
   __device__ __forceinline__ uint32_t* operand(int buffer) const {
     return reinterpret_cast<uint32_t*>(shared + layout.operand) +
-           int64_t(buffer) * cut.tiles * kRows * layout.row_words;
+           buffer * cut.tiles * kRows * layout.row_words;
   }
 
   // What this thread remembers of its units from step to step.
   __device__ __forceinline__ Value& state(int piece) const {
-    return reinterpret_cast<Value*>(shared + layout.state)[own(piece)];
+    return reinterpret_cast<Value*>(shared)[states + piece * states_of_piece];
   }
   // And with a variant: the mask of recurrent dropout; the sum of the gradients of the state that resets set.
   __device__ __forceinline__ Value& dropout(int piece) const {
-    return reinterpret_cast<Value*>(shared + layout.dropout)[own(piece)];
+    return reinterpret_cast<Value*>(shared + layout.dropout - layout.state)[states + piece * states_of_piece];
   }
   __device__ __forceinline__ Value& reset_grad(int piece) const {
-    return reinterpret_cast<Value*>(shared + layout.reset_grad)[own(piece)];
+    return reinterpret_cast<Value*>(shared + layout.reset_grad - layout.state)[states + piece * states_of_piece];
   }
 
+  // Sums of one tile by one split of this group: [output][row][kSumStride].
   __device__ __forceinline__ Value* partial(int parity, int tile, int of_split) const {
-    const int index = ((parity * cut.tiles + tile) * cut.splits + of_split) * cut.groups_per_cta + group;
-    return reinterpret_cast<Value*>(shared + layout.partials) + index * kOutputs * kTileSums;
+    return reinterpret_cast<Value*>(shared) + sums + parity * sums_of_parity + tile * sums_of_tile +
+           of_split * sums_of_split;
   }
 
   // weight(gate, unit, input) of the layer; beyond its ends: 0.
@@ -115,29 +136,36 @@ struct Place {
   // over the gradients of three gates.
   __device__ __forceinline__ void multiply(const HeldWeights<kHeld>& weights, const uint32_t* operand, int tile,
                                            Value* to) const {
+    using Operand = typename Form::Operand;
+    constexpr int kChunk = kBackward ? Form::kChunkBackward : Form::kChunk, kOperands = kBackward ? kGates : 1;
     Value sums[kGates][kSums] = {};
-    const uint32_t* const rows = operand + tile * kRows * layout.row_words + weights.first * Form::kStepWords;
-    const int gate_words = layout.operand_words / kGates;
-    const auto step = [&](int step, const uint4& r, const uint4& z, const uint4& n) {
-      const uint32_t* const at = rows + step * Form::kStepWords;
-      const auto of_gate = [&](int gate) { return Form::operand(at + gate * gate_words, layout.row_words, lane); };
-      if constexpr (kBackward) {
-        Form::multiply(sums[0], r, of_gate(0));
-        Form::multiply(sums[1], z, of_gate(1));
-        Form::multiply(sums[2], n, of_gate(2));
-      } else {
-        const auto state = of_gate(0);
-        Form::multiply(sums[0], r, state);
-        Form::multiply(sums[1], z, state);
-        Form::multiply(sums[2], n, state);
-      }
+    const uint32_t* const rows = operand + tile * kRows * row_words + weights.first * Form::kStepWords;
+    const auto read = [&](int step, Operand (&operands)[kOperands]) {
+      GRU_FUSED_UNROLL
+      for (int gate = 0; gate < kOperands; ++gate)
+        operands[gate] = Form::operand(rows + step * Form::kStepWords + gate * gate_words, row_words, lane);
+    };
+    const auto multiply = [&](const uint4& r, const uint4& z, const uint4& n, const Operand (&operands)[kOperands]) {
+      Form::multiply(sums[0], r, operands[0]);
+      Form::multiply(sums[1], z, operands[kBackward ? 1 : 0]);
+      Form::multiply(sums[2], n, operands[kBackward ? 2 : 0]);
     };
     GRU_FUSED_UNROLL
-    for (int s = 0; s < kHeld; ++s)
-      if (s < weights.count) step(s, weights.held[s][0], weights.held[s][1], weights.held[s][2]);
+    for (int chunk = 0; chunk < kHeld; chunk += kChunk) {
+      if (chunk >= weights.count) break;
+      Operand operands[kChunk][kOperands];
+      GRU_FUSED_UNROLL
+      for (int s = chunk; s < kHeld && s < chunk + kChunk; ++s)
+        if (s < weights.count) read(s, operands[s - chunk]);
+      GRU_FUSED_UNROLL
+      for (int s = chunk; s < kHeld && s < chunk + kChunk; ++s)
+        if (s < weights.count) multiply(weights.held[s][0], weights.held[s][1], weights.held[s][2], operands[s - chunk]);
+    }
     for (int s = kHeld; s < weights.count; ++s) {
       const uint4* const shared_weights = weights.beyond + (s - kHeld) * kGates * kWarp;
-      step(s, shared_weights[0], shared_weights[kWarp], shared_weights[2 * kWarp]);
+      Operand operands[kOperands];
+      read(s, operands);
+      multiply(shared_weights[0], shared_weights[kWarp], shared_weights[2 * kWarp], operands);
     }
     if constexpr (kBackward) {
       GRU_FUSED_UNROLL
@@ -152,7 +180,7 @@ struct Place {
   __device__ __forceinline__ void multiply(const HeldWeights<kHeld>& weights, const uint32_t* operand, int parity,
                                            bool barrier) const {
     for (int tile = 0; tile < tiles; ++tile) multiply(weights, operand, tile, partial(parity, tile, split));
-    if (cut.splits > 1 || barrier)
+    if (splits > 1 || barrier)
       __syncthreads();
     else
       __syncwarp();  // what a warp sends after this shows that all of its lanes have read their operand
@@ -160,39 +188,63 @@ struct Place {
 
   // A piece's sums over all splits, in the splits' order: the same for every piece and every run.
   __device__ __forceinline__ void collect(int parity, int piece, Value (&sums)[kOutputs]) const {
-    const int team_row = row(piece), next = cut.groups_per_cta * kOutputs * kTileSums;
-    const Value* const from =
-        partial(parity, piece * kPieceRows / kRows, 0) + team_row % kRows * kSumStride + lane % kGroup;
-    Value of_split[kMaxWarps][kOutputs];  // all asked for before the first is added
+    const Value* const from = partial(parity, piece * kPieceRows / kRows, 0) +
+                              (piece * kPieceRows % kRows + lane / kGroup) * kSumStride + lane % kGroup;
     GRU_FUSED_UNROLL
-    for (int s = 0; s < kMaxWarps; ++s) GRU_FUSED_UNROLL
-    for (int output = 0; output < kOutputs; ++output)
-      of_split[s][output] = s < cut.splits ? from[s * next + output * kTileSums] : Value(0);
+    for (int output = 0; output < kOutputs; ++output) sums[output] = 0;
+    constexpr int kAtOnce = kMaxWarps / 2;
     GRU_FUSED_UNROLL
-    for (int output = 0; output < kOutputs; ++output) {
-      sums[output] = of_split[0][output];
+    for (int first = 0; first < kMaxWarps; first += kAtOnce) {
+      if (first >= splits) break;
+      Value of_split[kAtOnce][kOutputs];  // all asked for before the first is added
       GRU_FUSED_UNROLL
-      for (int s = 1; s < kMaxWarps; ++s) sums[output] += of_split[s][output];
+      for (int s = 0; s < kAtOnce; ++s) GRU_FUSED_UNROLL
+      for (int output = 0; output < kOutputs; ++output)
+        of_split[s][output] =
+            first + s < splits ? from[(first + s) * sums_of_split + output * kTileSums] : Value(0);
+      GRU_FUSED_UNROLL
+      for (int s = 0; s < kAtOnce; ++s) GRU_FUSED_UNROLL
+      for (int output = 0; output < kOutputs; ++output) sums[output] += of_split[s][output];
     }
-  }
-
-  __device__ __forceinline__ int own(int piece) const {
-    return (piece * cut.groups_per_cta + group) * kWarp + lane;
   }
 
   // Calls visit(piece) for the pieces that this warp finishes.
   template <class Visit>
   __device__ __forceinline__ void for_own_pieces(const Visit& visit) const {
-    for (int piece = split; piece < pieces; piece += cut.splits) visit(piece);
+    for (int piece = split; piece < pieces; piece += splits) visit(piece);
   }
-  // The same, with what is kept for the first of them from step to step; for the others with null.
+  // The same, visit(piece, i, ahead) for the i-th of them, with what is kept for the first few from step to step and
+  // null for the others. Most warps have one.
   template <int kAhead, class Ahead, class Visit>
   __device__ __forceinline__ void for_own_pieces(Ahead (&ahead)[kAhead], const Visit& visit) const {
+    if (split >= pieces) return;
+    visit(split, 0, &ahead[0]);
+    if (split + splits >= pieces) return;
     GRU_FUSED_UNROLL
-    for (int i = 0; i < kAhead; ++i)
-      if (split + i * cut.splits < pieces) visit(split + i * cut.splits, &ahead[i]);
-    for (int piece = split + kAhead * cut.splits; piece < pieces; piece += cut.splits)
-      visit(piece, static_cast<Ahead*>(nullptr));
+    for (int i = 1; i < kAhead; ++i)
+      if (split + i * splits < pieces) visit(split + i * splits, i, &ahead[i]);
+    GRU_FUSED_NO_UNROLL
+    for (int i = kAhead; split + i * splits < pieces; ++i)
+      visit(split + i * splits, i, static_cast<Ahead*>(nullptr));
+  }
+};
+
+// Where the lane's number of its first piece lies in an array: at any step, and from there to its other pieces.
+template <class Scalar>
+struct Cursor {
+  uintptr_t first = 0;
+  int64_t of_step = 0, of_piece = 0;  // bytes; of_step is of a row where the batch is packed
+
+  template <class Place, class Void>
+  __device__ __forceinline__ Cursor(const Place& place, const Shape& shape, const Rows<Void>& rows) {
+    const int64_t row = place.first_row + place.row(place.split), size = sizeof(Scalar);
+    first = arch::kept(reinterpret_cast<uintptr_t>(rows.data) + uintptr_t((row * rows.row + place.unit()) * size));
+    of_step = arch::kept((shape.batch_sizes ? rows.row : rows.step) * size);
+    of_piece = rows.row * place.splits * kPieceRows * size;
+  }
+  // index: Shape's offset of the step, or its time.
+  __device__ __forceinline__ Scalar* at(int64_t index, int piece) const {
+    return reinterpret_cast<Scalar*>(first + uintptr_t(index * of_step + piece * of_piece));
   }
 };
 
