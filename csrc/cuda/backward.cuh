@@ -47,63 +47,48 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
       Scalar gates[4], h, grad;
       OptionsAhead<Value, kVariant> options;
     };
-    struct At {  // a step's place in time, and that of the step before it, known before the step is waited for
-      int64_t step, index = 0, index_before = 0;
-      int alive = 0, alive_before = 0;
-    };
-    const auto place_of = [&](int64_t back) {
-      At at{shape.steps - 1 - back};
-      if (at.step < 0) return at;
-      const auto index_of = [&](int64_t t) { return shape.batch_sizes ? shape.offsets[t] : t; };
-      const int64_t t = shape.time_of(at.step, place.direction);
-      at.index = index_of(t);
-      at.alive = place.rows_of(shape.rows_at(t));
-      if (at.step == 0) return at;
-      const int64_t before = shape.time_of(at.step - 1, place.direction);
-      at.index_before = index_of(before);
-      at.alive_before = place.rows_of(shape.rows_at(before));
-      return at;
-    };
-    const Cursor<const Scalar> gates_of(place, shape, my.gates), output_of(place, shape, my.output);
-    const Cursor<const Scalar> grad_output_of(place, shape, my.grad_output);
-    const Cursor<Scalar> grads_of(place, shape, my.grads);
+    const Times<true> times(place, shape);
+    const auto gates_of = cursor<Scalar>(place, shape, my.gates), output_of = cursor<Scalar>(place, shape, my.output);
+    const auto grad_output_of = cursor<Scalar>(place, shape, my.grad_output);
+    const auto grads_of = cursor<Scalar>(place, shape, my.grads);
     const bool given = arch::kept(int(my.grad_output.data != nullptr));
     const bool of_layer = place.lane % kGroup < place.units_left;
     const int hidden = arch::kept(int(H));
-    const auto load_saved = [&](const At& now, int piece, int i, Saved& saved) {
-      const int64_t step = now.step, row = place.first_row + place.row(piece);
+    const auto load_saved = [&](int64_t back, const At& here, const At& before, int piece, int i, Saved& saved) {
+      [[maybe_unused]] const int64_t step = shape.steps - 1 - back, row = place.first_row + place.row(piece);
       if constexpr (kVariant) {
         // Whether dL/dh0 of the step just done is that of a state that was set.
         saved.options.alive = false;
         saved.options.resets = step + 1 < shape.steps && place.exists(piece) && options.resets(step + 1, row);
         if (step < 0) return;
       }
-      if (!of_layer || place.row(piece) >= now.alive) return;
+      if (!of_layer || place.row(piece) >= here.alive) return;
       if constexpr (kVariant) {
         if (!options.alive(step, row)) return;
         saved.options.alive = true;
         saved.options.update = options.update(step, row, unit);
         saved.h = narrow<Scalar>(options.state_before(step, row, unit, my.hx, my.output));
       } else {
-        saved.h = place.row(piece) < now.alive_before ? *output_of.at(now.index_before, i)
+        saved.h = place.row(piece) < before.alive ? *output_of.at(before.index, i)
                                                       : *at<Scalar>(my.hx, 0, row, unit);
       }
-      const Scalar* const gates = gates_of.at(now.index, i);
+      const Scalar* const gates = gates_of.at(here.index, i);
       GRU_FUSED_UNROLL
       for (int gate = 0; gate < 4; ++gate) saved.gates[gate] = gates[gate * hidden];
-      saved.grad = given ? *grad_output_of.at(now.index, i) : narrow<Scalar>(Value(0));
+      saved.grad = given ? *grad_output_of.at(here.index, i) : narrow<Scalar>(Value(0));
     };
 
     Saved ahead[kAhead] = {};
-    At next = place_of(0);
+    At next = times.of(0), after = times.of(1);
     place.for_own_pieces(ahead, [&](int piece, int i, Saved* kept) {
-      if (kept) load_saved(next, piece, i, *kept);
+      if (kept) load_saved(0, next, after, piece, i, *kept);
     });
 
     for (int64_t back = 0; back <= shape.steps; ++back) {
       const bool last = back == shape.steps;  // what is left is dL/dhx
       const At now = next;
-      next = place_of(back + 1);
+      next = after;
+      after = times.of(back + 2);
       const int parity = int(back % 2);
       const uint32_t* const operand = exchange.wait(back);
       place.multiply(weights, operand, parity, Exchanging::kBarrierAfterProducts);
@@ -112,7 +97,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
         if (kept)
           saved = *kept;
         else if (kVariant || !last)
-          load_saved(now, piece, i, saved);
+          load_saved(back, now, next, piece, i, saved);
         Value product[1];
         place.collect(parity, piece, product);
         if constexpr (kVariant) product[0] *= place.dropout(piece);
@@ -139,7 +124,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
         send_piece(place, exchange, back + 1, piece, 0, grads.r);
         send_piece(place, exchange, back + 1, piece, 1, grads.z);
         send_piece(place, exchange, back + 1, piece, 2, grads.nr);
-        if (kept && back + 1 < shape.steps + kVariant) load_saved(next, piece, i, *kept);
+        if (kept && back + 1 < shape.steps + kVariant) load_saved(back + 1, next, after, piece, i, *kept);
         if (!present) return;
         Scalar* const to = grads_of.at(now.index, i);
         to[0] = narrow<Scalar>(grads.nr);
@@ -147,7 +132,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
         to[2 * hidden] = narrow<Scalar>(grads.z);
         to[3 * hidden] = narrow<Scalar>(grads.n);
         if constexpr (kVariant) {
-          const int64_t t = shape.time_of(now.step, place.direction), row = place.first_row + place.row(piece);
+          const int64_t t = shape.time_of(shape.steps - 1 - back, place.direction), row = place.first_row + place.row(piece);
           if (my.grad_update.data)
             *at<Scalar>(my.grad_update, shape.step_offset(my.grad_update, t), row, unit) =
                 narrow<Scalar>(grads.update);

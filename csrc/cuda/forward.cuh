@@ -71,46 +71,35 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
       Scalar gate[kGates];  // widened when they are used: before, that would be a wait for memory
       OptionsAhead<Value, kVariant> options;
     };
-    struct At {  // a step's place in time, known before the step is waited for
-      int64_t step, index = 0;
-      int alive = 0;
-    };
-    const auto place_of = [&](int64_t step) {
-      At at{step};
-      if (step == shape.steps) return at;
-      const int64_t t = shape.time_of(step, place.direction);
-      at.index = shape.batch_sizes ? shape.offsets[t] : t;
-      at.alive = place.rows_of(shape.rows_at(t));
-      return at;
-    };
-    const Cursor<const Scalar> input_of(place, shape, my.inputs);
-    const Cursor<Scalar> output_of(place, shape, my.output), gates_of(place, shape, my.gates);
+    const Times<false> times(place, shape);
+    const auto input_of = cursor<Scalar>(place, shape, my.inputs);
+    const auto output_of = cursor<Scalar>(place, shape, my.output), gates_of = cursor<Scalar>(place, shape, my.gates);
     const bool saves = arch::kept(int(my.gates.data != nullptr)), of_layer = place.lane % kGroup < place.units_left;
     const int hidden = arch::kept(int(H));
-    const auto load_inputs = [&](const At& now, int piece, int i, Inputs& inputs) {
-      [[maybe_unused]] const int64_t step = now.step, row = place.first_row + place.row(piece);
+    const auto load_inputs = [&](int64_t step, const At& here, int piece, int i, Inputs& inputs) {
+      [[maybe_unused]] const int64_t row = place.first_row + place.row(piece);
       if constexpr (kVariant) inputs.options.alive = inputs.options.resets = false;
-      if (!of_layer || place.row(piece) >= now.alive) return;
+      if (!of_layer || place.row(piece) >= here.alive) return;
       if constexpr (kVariant) {
         if (!options.alive(step, row)) return;
         inputs.options.alive = true;
         inputs.options.resets = step + 1 < shape.steps && options.resets(step + 1, row);
         inputs.options.update = options.update(step, row, unit);
       }
-      const Scalar* const from = input_of.at(now.index, i);
+      const Scalar* const from = input_of.at(here.index, i);
       GRU_FUSED_UNROLL
       for (int gate = 0; gate < kGates; ++gate) inputs.gate[gate] = from[gate * hidden];
     };
 
     Inputs ahead[kAhead] = {};
-    At next = place_of(0);
+    At next = times.of(0);
     place.for_own_pieces(ahead, [&](int piece, int i, Inputs* kept) {
-      if (kept) load_inputs(next, piece, i, *kept);
+      if (kept) load_inputs(0, next, piece, i, *kept);
     });
 
     for (int64_t step = 0; step < shape.steps; ++step) {
       const At now = next;
-      next = place_of(step + 1);
+      next = times.of(step + 1);
       const int parity = int(step % 2);
       const uint32_t* const operand = exchange.wait(step);
       place.multiply(weights, operand, parity, Exchanging::kBarrierAfterProducts);
@@ -119,7 +108,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
         if (kept)
           inputs = *kept;
         else
-          load_inputs(now, piece, i, inputs);
+          load_inputs(step, now, piece, i, inputs);
         Value products[kGates];
         place.collect(parity, piece, products);
         [[maybe_unused]] const int64_t row = place.first_row + place.row(piece);
@@ -138,7 +127,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
           } else {
             send_piece(place, exchange, step + 1, piece, 0, h);
           }
-          if (kept) load_inputs(next, piece, i, *kept);
+          if (kept) load_inputs(step + 1, next, piece, i, *kept);
         }
         if (!present) return;
         if (kVariant && !is_alive) stepped = {};  // the output past a row's length, and its gates

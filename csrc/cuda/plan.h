@@ -30,6 +30,7 @@ constexpr int kMaxWarps = 8;         // of a CTA: 255 registers are left to a th
 constexpr int kFragmentBytes = 512;  // 16 bytes a lane
 constexpr int kGates = 3;
 constexpr int kPieceRows = kWarp / kGroup;
+constexpr int kTimes = 64;  // steps of a packed batch whose places in the arrays lie in shared memory
 // From one batch row of a tile's sums to the next: neither writing nor reading them meets a bank more than twice.
 constexpr int kSumStride = kGroup + 4;
 
@@ -53,7 +54,7 @@ GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic, bool variant = fa
     case Arithmetic::f32:
       return {8, 4, 4, 4, 4};
     case Arithmetic::f64:
-      return {4, 4, 8, 8, variant ? 4 : 5};
+      return {4, 4, 8, 8, 4};
     case Arithmetic::tf32:
       return {8, 8, 4, 4, variant ? 8 : 10};
     case Arithmetic::bf16:
@@ -125,6 +126,7 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
 struct Layout {
   int row_words;                // from one row of the operand to the next, in 32-bit words
   int operand_words;            // of a row, without padding
+  int64_t times;                // [kTimes]: At
   int64_t operand;              // [buffers][rows] rows
   int64_t partials;             // sums of each split: [2][tile][split][group][gate][row][kSumStride]
   int64_t state;                // of the units that this CTA owns: [piece][group][lane]
@@ -149,7 +151,8 @@ GRU_FUSED_HD Layout layout_of(Arithmetic arithmetic, Exchange exchange, bool bac
   const int64_t rows = int64_t(cut.tiles) * traits.rows;
   const int64_t sums = rows * cut.groups_per_cta * kSumStride * traits.value_bytes;
   const int64_t owned = rows * cut.groups_per_cta * kGroup * traits.value_bytes;
-  layout.operand = 16;  // two barriers before it
+  layout.times = 16;  // two barriers before it
+  layout.operand = layout.times + kTimes * 16;
   layout.partials = aligned(layout.operand + operand_buffers(exchange) * rows * layout.row_words * 4);
   layout.state = layout.partials + 2 * cut.splits * (backward ? 1 : kGates) * sums;
   layout.weights = layout.state + owned;
