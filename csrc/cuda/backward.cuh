@@ -23,11 +23,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
     Exchanging exchange(place, loop.exchange, shape.steps + 1);
 
     HeldWeights<Form::kTraits.held> weights;
-    place.load(weights, [&](int gate, int of_unit, int input) {
-      const bool exists = of_unit < H && input < H;  // read in any case, so that many reads are under way at once
-      const Scalar weight = *at<Scalar>(my.w_hh, 0, exists ? gate * H + input : 0, exists ? of_unit : 0);
-      return exists ? weight : narrow<Scalar>(0.f);
-    });
+    place.load(weights, my.w_hh, H);
 
     fill_operands(place, Exchanging::kExchange, [](int, int) { return Value(0); });
     // The part of dL/dh that does not come through W_hh.

@@ -18,14 +18,19 @@ namespace gru_fused::cuda {
 template <class Form, bool kBackward, class ValueAt>
 __device__ __forceinline__ void fill_operands(const Place<Form, kBackward>& place, Exchange exchange,
                                               const ValueAt& value) {
-  const int row_words = place.layout.row_words, rows = place.cut.tiles * Form::kTraits.rows;
+  constexpr int kRows = Form::kTraits.rows;
+  const int row_words = place.layout.row_words, rows = place.cut.tiles * kRows;
   uint32_t* const operand = place.operand(0);
-  for (int row = 0; row < operand_buffers(exchange) * rows; ++row)
-    for (int word = place.thread; word < row_words; word += place.threads)
-      operand[row * row_words + word] = row < rows && word < place.layout.operand_words
-                                            ? Form::operand_word(
-                                                  word, [&](int unit) { return value(row, unit); })
-                                            : 0;
+  for (int first = 0; first < operand_buffers(exchange) * rows; first += kRows)
+    for (int word = place.thread; word < row_words; word += place.threads) {
+      uint32_t words[kRows] = {};  // all asked for before the first is stored
+      GRU_FUSED_UNROLL
+      for (int row = 0; row < kRows; ++row)
+        if (first < rows && word < place.layout.operand_words)
+          words[row] = Form::operand_word(word, [&](int unit) { return value(first + row, unit); });
+      GRU_FUSED_UNROLL
+      for (int row = 0; row < kRows; ++row) operand[(first + row) * row_words + word] = words[row];
+    }
 }
 
 // What a lane has of one gate's operand (the forward's: the state), to every member.
@@ -187,7 +192,7 @@ class PacketExchange {
   __device__ __forceinline__ void end() const {}
 
  private:
-  static constexpr int kAtOnce = 4;  // loads in flight
+  static constexpr int kAtOnce = Form::kAtOnce;  // loads in flight
   const Place<Form, kBackward>& place_;
   const int words_;
   uint64_t* packets_;
@@ -244,7 +249,7 @@ class FlagExchange {
   __device__ __forceinline__ void end() const {}
 
  private:
-  static constexpr int kAtOnce = 4;  // loads in flight
+  static constexpr int kAtOnce = Form::kAtOnce;  // loads in flight
   // Derived when they are wanted: a thread has few registers to spare.
   __device__ __forceinline__ int64_t rows() const { return int64_t(place_.cut.tiles) * Form::kTraits.rows; }
   __device__ __forceinline__ uint32_t* of_step(int64_t step) const {

@@ -23,11 +23,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
     Exchanging exchange(place, loop.exchange, shape.steps);
 
     HeldWeights<Form::kTraits.held> weights;
-    place.load(weights, [&](int gate, int of_unit, int input) {
-      const bool exists = of_unit < H && input < H;  // read in any case, so that many reads are under way at once
-      const Scalar weight = *at<Scalar>(my.w_hh, 0, exists ? gate * H + of_unit : 0, exists ? input : 0);
-      return exists ? weight : narrow<Scalar>(0.f);
-    });
+    place.load(weights, my.w_hh, H);
 
     // b_ih + b_hh of r and z; b_ih of n; b_hh of n.
     Value bias[4] = {};

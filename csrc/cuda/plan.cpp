@@ -6,72 +6,60 @@
 namespace gru_fused::cuda {
 namespace {
 
-// Estimates, in nanoseconds, from public measurements of an H100 (docs/kernels.md); they rank the cuts and are not
-// what a step takes.
-constexpr double kClock = 1.7;                  // cycles
-constexpr double kBarrier = 25, kFinish = 150;  // __syncthreads; gates, stores and the loop itself
-constexpr double kClusterHop = 300, kPacketHop = 500, kFlagHop = 1100;
-constexpr double kL2 = 4000;        // bytes, by all SMs
-constexpr double kLaunch = 2500;    // one kernel after another
-constexpr double kProduct = 400e3;  // operations of a large 16-bit matrix product
+// What a step takes, in nanoseconds, as a sum of what its parts take. The constants are a fit to the times of every cut
+// of 66 sizes, forward and backward, on an H200 (docs/notes/2026-11-26-gpu.md); the cut that they rank first is on
+// average half a percent slower than the fastest of that size. On other devices they are an estimate.
+struct PerStep {
+  double fma, mma;
+};
+constexpr PerStep kBase{740, 885};                           // the gates, the sums over the splits, the loop
+constexpr PerStep kFragment{15, 3.3}, kFragmentBack{21, 5.7};  // of a warp's, on a quarter of an SM
+constexpr double kShared = 2.2;                              // a kilobyte of weights read from shared memory
+constexpr double kPiece = 290, kPieceBack = 355;             // each of a warp's pieces after the first
+// Exchanges: what one adds, forward and backward; a kilobyte of the operand at each member; a megabyte at all of them.
+struct PerExchange {
+  double forward, backward, kilobyte, megabyte;
+};
+constexpr PerExchange kExchanges[] = {{0, 20, 37, 0}, {170, 290, 39, 0}, {660, 590, 71, 100}, {1260, 1130, 33, 8}};
+constexpr double kLargeCluster = 60;  // of more CTAs than any device must have room for
+// A step without a team: two launches; the product, or reading its weights.
+constexpr double kLaunches = 9000, kProduct = 100e3, kWeights = 1500;  // operations of 16-bit numbers, bytes
 
 int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
 
-double element_rate(Arithmetic arithmetic) {  // of kProduct
-  switch (arithmetic) {
-    case Arithmetic::f32:
-      return 0.1;
-    case Arithmetic::f64:
-      return 0.1;
-    case Arithmetic::tf32:
-      return 0.5;
-    default:
-      return 1;
-  }
-}
+bool is_fma(Arithmetic arithmetic) { return arithmetic == Arithmetic::f32 || arithmetic == Arithmetic::f64; }
 
-// Cycles that a quarter of an SM is busy with one fragment and one tile.
-double fragment_cycles(Arithmetic arithmetic) {
-  switch (arithmetic) {
-    case Arithmetic::f32:
-      return 20;  // 16 multiply-adds a lane, and its reads
-    case Arithmetic::f64:
-      return 20;
-    default:
-      return 10;
-  }
-}
+double of(const PerStep& cost, Arithmetic arithmetic) { return is_fma(arithmetic) ? cost.fma : cost.mma; }
+
+// A cluster is within one of the groups of 16 to 18 SMs that a device is made of, some of which may be off.
+int clusters_at_once(const Device& device, int ctas) { return std::max(1, int(16 / ctas * (device.sms / 17.5))); }
 
 double resident_step(const Device& device, const Plan& plan) {
   const Cut& cut = plan.cut;
   const Traits traits = traits_of(plan.arithmetic, plan.variant);
-  const double fragments = double(kGates) * cut.steps_per_warp;
+  const int64_t rows = std::min(plan.rows(), plan.batch);  // of a team
+  const int tiles = ceil_div(rows, traits.rows), pieces = ceil_div(ceil_div(rows, kPieceRows), cut.splits);
   const double busy = std::max(1.0, cut.warps() / 4.0);
-  double cycles = fragments * cut.tiles * busy * fragment_cycles(plan.arithmetic);
-  const double beyond = std::max(0, cut.steps_per_warp - traits.held);
-  cycles += beyond * kGates * kFragmentBytes * cut.warps() * cut.tiles / 128;  // shared memory: 128 bytes a cycle
-  double time = cycles / kClock + kFinish * ceil_div(cut.tiles, cut.splits) + (cut.splits > 1 ? 2 : 1) * kBarrier;
-  const double operand = double(plan.rows()) * cut.units() * traits.operand_bytes * (plan.backward ? kGates : 1);
-  switch (plan.exchange) {
-    case Exchange::block:
-      break;
-    case Exchange::cluster:
-      time += kClusterHop + operand / 64;  // what arrives at one SM
-      break;
-    case Exchange::packets:
-      time += kPacketHop + 2 * operand * cut.ctas * plan.teams / kL2;
-      break;
-    case Exchange::flags:
-      time += kFlagHop + operand * cut.ctas * plan.teams / kL2;
-      break;
-  }
-  const int waves = ceil_div(int64_t(plan.teams) * cut.ctas, device.sms);
-  return time * waves;
+  const double fragments = kGates * cut.steps_per_warp * tiles * busy;
+  const double beyond = std::max(0, cut.steps_per_warp - traits.held) * kGates * kFragmentBytes * cut.warps() * tiles;
+  const double operand = double(rows) * cut.units() * traits.operand_bytes * (plan.backward ? kGates : 1);
+  const PerExchange& exchange = kExchanges[int(plan.exchange)];
+  double time = of(kBase, plan.arithmetic);
+  time += fragments * of(plan.backward ? kFragmentBack : kFragment, plan.arithmetic) + kShared * beyond / 1024;
+  time += (pieces - 1) * busy * (plan.backward ? kPieceBack : kPiece);
+  time += (plan.backward ? exchange.backward : exchange.forward) + exchange.kilobyte * operand / 1024;
+  time += exchange.megabyte * operand * cut.ctas * plan.teams / (1 << 20);
+  if (plan.regime != Regime::cluster) return time * ceil_div(int64_t(plan.teams) * cut.ctas, device.sms);
+  if (cut.ctas > kPortableCluster) time += kLargeCluster;
+  return time * ceil_div(plan.teams, clusters_at_once(device, cut.ctas));
 }
 
 double separate_step(const Problem& problem) {
-  const double operations = 6.0 * problem.batch * problem.hidden * problem.hidden * problem.directions;
-  return 2 * kLaunch * problem.directions + operations / (kProduct * element_rate(problem.arithmetic));
+  const double weights = 3.0 * problem.hidden * problem.hidden * problem.directions;
+  const double rate = is_fma(problem.arithmetic) ? 0.15 : problem.arithmetic == Arithmetic::tf32 ? 0.45 : 1;
+  const double product = std::max(2 * weights * double(problem.batch) / (kProduct * rate),
+                                  weights * traits_of(problem.arithmetic).operand_bytes / kWeights);
+  return kLaunches * problem.directions + product;
 }
 
 class Search {
@@ -92,6 +80,7 @@ class Search {
     plan.arithmetic = problem_.arithmetic;
     plan.backward = problem_.backward;
     plan.variant = problem_.variant;
+    plan.batch = problem_.batch;
     const Traits traits = traits_of(plan.arithmetic);
     Cut& cut = plan.cut;
     cut.groups = ceil_div(problem_.hidden, kGroup);
@@ -169,7 +158,8 @@ const char* name_of(Exchange exchange) {
 }  // namespace
 
 Device make_device(int arch, int sms, int64_t shared_bytes, bool cooperative) {
-  return {arch, sms, shared_bytes, arch >= 90 ? 8 : 1, cooperative};
+  const int cluster = arch < 90 ? 1 : arch < 120 ? 16 : kPortableCluster;
+  return {arch, sms, shared_bytes, cluster, cooperative};
 }
 
 Plan make_plan(const Device& device, const Problem& problem, const Allowed& allowed) {

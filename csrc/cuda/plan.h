@@ -72,7 +72,10 @@ struct Device {
   bool cooperative = false;  // whether a grid can be launched resident as a whole
 };
 
-// What every device of its compute capability has: clusters of 8 from sm_90 on.
+constexpr int kPortableCluster = 8;
+
+// What a device of its compute capability has: clusters of 8 from sm_90 on, and where it is asked for, of 16 on those
+// of data centres.
 Device make_device(int arch, int sms, int64_t shared_bytes, bool cooperative);
 
 struct Problem {
@@ -102,6 +105,7 @@ struct Plan {
   Exchange exchange = Exchange::block;
   Arithmetic arithmetic = Arithmetic::f32;
   bool backward = false, variant = false;
+  int64_t batch = 0;
   Cut cut;
   int row_teams = 0;  // teams of one direction: they share out the batch
   int teams = 0;

@@ -22,20 +22,24 @@ struct TensorCores {
                                                                         : Arithmetic::bf16;
   static constexpr Traits kTraits = traits_of(kArithmetic);
   static constexpr int kSums = 4;
+  static constexpr int kAtOnce = 4;  // loads of 16 bytes that a thread has registers for
   static constexpr int kChunk = 5, kChunkBackward = 2;  // fragments' operands that are read at once
   static constexpr int kPerWord = 4 / int(sizeof(T));  // inputs
   static constexpr int kLanesPerWord = kPerWord, kWordsPerLane = 1;
   static constexpr int kStepWords = kTraits.step / kPerWord;
   using Operand = uint2;
 
-  // weight(unit, input) with units of the group and inputs of the fragment. Row g of the product stands for unit 2g
-  // and row g + 8 for unit 2g + 1: a lane's two units are neighbours.
+  // Row g of the product stands for unit 2g and row g + 8 for unit 2g + 1: a lane's two units are neighbours.
+  static __device__ __forceinline__ int first_unit(int lane) { return lane / 4 * 2; }  // of the group
+  static __device__ __forceinline__ int first_input(int lane) { return lane % 4 * 2 * kPerWord; }  // of the fragment
+
+  // weight(unit, input), both from the lane's first on.
   template <class Weight>
-  static __device__ __forceinline__ uint4 fragment(int lane, const Weight& weight) {
+  static __device__ __forceinline__ uint4 fragment(const Weight& weight) {
     uint32_t words[4];
     GRU_FUSED_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const int unit = lane / 4 * 2 + i % 2, input = (lane % 4 * 2 + i / 2) * kPerWord;
+      const int unit = i % 2, input = i / 2 * kPerWord;
       if constexpr (kPerWord == 1)
         words[i] = arch::round_to_tf32(weight(unit, input));
       else
@@ -89,7 +93,7 @@ struct MultiplyAdd {
   static constexpr Arithmetic kArithmetic = sizeof(T) == 8 ? Arithmetic::f64 : Arithmetic::f32;
   static constexpr Traits kTraits = traits_of(kArithmetic);
   static constexpr int kRows = kTraits.rows, kSums = kRows;
-  static constexpr int kChunk = 2, kChunkBackward = 1;
+  static constexpr int kAtOnce = 2, kChunk = 2, kChunkBackward = 1;
   static constexpr int kInputs = 16 / int(sizeof(T));  // of a lane's fragment
   static constexpr int kWordsOf = int(sizeof(T)) / 4;  // words of a number
   static constexpr int kLanesPerWord = 1, kWordsPerLane = kWordsOf;
@@ -98,9 +102,12 @@ struct MultiplyAdd {
     uint4 of_row[kRows];
   };
 
+  static __device__ __forceinline__ int first_unit(int lane) { return lane / 2; }
+  static __device__ __forceinline__ int first_input(int lane) { return lane % 2 * kInputs; }
+
   template <class Weight>
-  static __device__ __forceinline__ uint4 fragment(int lane, const Weight& weight) {
-    const auto word = [&](int i) { return word_of(weight(lane / 2, lane % 2 * kInputs + i / kWordsOf), i % kWordsOf); };
+  static __device__ __forceinline__ uint4 fragment(const Weight& weight) {
+    const auto word = [&](int i) { return word_of(weight(0, i / kWordsOf), i % kWordsOf); };
     return {word(0), word(1), word(2), word(3)};
   }
 

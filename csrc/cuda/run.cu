@@ -82,8 +82,12 @@ std::string problem_text(const Plan& plan, const char* what, cudaError_t status)
 
 template <class Kernel>
 cudaError_t prepare(const Plan& plan, Kernel* kernel) {
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              int(plan.shared_bytes));
+  const auto set = [&](cudaFuncAttribute attribute, int value) {
+    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
+  };
+  if (plan.regime == Regime::cluster && plan.cut.ctas > kPortableCluster)
+    if (const cudaError_t status = set(cudaFuncAttributeNonPortableClusterSizeAllowed, 1)) return status;
+  return set(cudaFuncAttributeMaxDynamicSharedMemorySize, int(plan.shared_bytes));
 }
 
 template <class Kernel>
@@ -140,7 +144,9 @@ std::string current_device(Device& device) {
   return {};
 }
 
-std::string resident_plan(const Device& device, const Problem& problem, const Allowed& allowed_first, Plan& plan) {
+std::string resident_plan(const Device& device_first, const Problem& problem, const Allowed& allowed_first,
+                          Plan& plan) {
+  Device device = device_first;
   Allowed allowed = allowed_first;
   for (;;) {
     plan = make_plan(device, problem, allowed);
@@ -154,7 +160,10 @@ std::string resident_plan(const Device& device, const Problem& problem, const Al
         allowed.block = false;
         break;
       case Exchange::cluster:
-        allowed.cluster = false;
+        if (plan.cut.ctas > kPortableCluster)
+          device.max_cluster = kPortableCluster;
+        else
+          allowed.cluster = false;
         break;
       case Exchange::packets:
       case Exchange::flags:  // both need the same

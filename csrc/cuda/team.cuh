@@ -103,17 +103,25 @@ struct Place {
            of_split * sums_of_split;
   }
 
-  // weight(gate, unit, input) of the layer; beyond its ends: 0.
-  template <class Weight>
-  __device__ __forceinline__ void load(HeldWeights<kHeld>& weights, const Weight& weight) const {
+  // Of W_hh [3H, H], or in the backward of its transposed gates; 0 beyond their ends.
+  __device__ __forceinline__ void load(HeldWeights<kHeld>& weights, const Rows<const void>& w_hh, int64_t H) const {
+    using Scalar = typename Form::Scalar;
     const int beyond = cut.steps_per_warp > kHeld ? cut.steps_per_warp - kHeld : 0;
     weights.beyond = reinterpret_cast<uint4*>(shared + layout.weights) + int64_t(warp) * beyond * kGates * kWarp + lane;
     weights.first = split * cut.steps_per_warp;
     const int left = cut.steps - weights.first;
     weights.count = left < cut.steps_per_warp ? left : cut.steps_per_warp;
+    // From the lane's first unit and input on all is small numbers: a load is then hardly more than a load.
+    const int64_t of_unit = kBackward ? 1 : w_hh.row, of_input = kBackward ? w_hh.row : 1, of_gate = H * w_hh.row;
+    const int64_t unit = first_unit + Form::first_unit(lane);
+    const int64_t input = int64_t(weights.first) * Form::kTraits.step + Form::first_input(lane);
+    const int units = int(H - unit), inputs = int(H - input);
+    const Scalar* const first = at<Scalar>(w_hh, 0, 0, unit * of_unit + input * of_input);
     const auto fragment = [&](int step, int gate) {
-      return Form::fragment(lane, [&](int unit, int input) {
-        return weight(gate, first_unit + unit, (weights.first + step) * Form::kTraits.step + input);
+      const Scalar* const from = first + gate * of_gate + step * Form::kTraits.step * of_input;
+      return Form::fragment([&](int unit, int input) {
+        const bool exists = unit < units && step * Form::kTraits.step + input < inputs;
+        return exists ? from[unit * of_unit + input * of_input] : narrow<Scalar>(0.f);
       });
     };
     GRU_FUSED_UNROLL
