@@ -45,10 +45,11 @@ def cuda_plan(
     bidirectional: bool,
     backward: bool,
     variant: bool = False,
+    steps: int = 0,
 ) -> str:
-    """The plan of a layer's time steps on a CUDA device, in words (csrc/cuda/plan.h)."""
+    """The plan of a layer's time steps on a CUDA device, in words (csrc/cuda/plan.h). ``steps``: 0 for many."""
     return torch.ops.gru_fused.cuda_plan.default(
-        arch, sms, shared_bytes, arithmetic, batch, hidden, bidirectional, backward, variant
+        arch, sms, shared_bytes, arithmetic, batch, hidden, bidirectional, backward, variant, steps
     )
 
 

@@ -59,7 +59,9 @@ def explain(
     """
     if len(input_shape) not in (2, 3) or input_shape[-1] != gru.input_size:
         raise ValueError(f"input_shape: expected (T, B, {gru.input_size}) or a batch_first one, got {(*input_shape,)}")
-    batch = 1 if len(input_shape) == 2 else input_shape[0 if gru.batch_first else 1]
+    batch_first = gru.batch_first and len(input_shape) == 3
+    batch = 1 if len(input_shape) == 2 else input_shape[0 if batch_first else 1]
+    steps = input_shape[1 if batch_first else 0]
     parameter = next(gru.parameters())
     dtype = dtype or parameter.dtype
     if dtype not in _ARITHMETIC:
@@ -74,11 +76,9 @@ def explain(
     if not options.reset_after or options.layer_norm:
         how = "step by step: torch's products and kernels of single steps, as a step needs all units of a product twice"
         return "\n".join(f"{sweep} with {options.changed()}: {how}" for sweep in ("forward", "backward"))
-    shape = batch, gru.hidden_size, gru.bidirectional
+    device_and_shape = arch, sms, shared_bytes, arithmetic, batch, gru.hidden_size, gru.bidirectional
     variant = variant or options != PLAIN
-    return "\n".join(
-        _ops.cuda_plan(arch, sms, shared_bytes, arithmetic, *shape, backward, variant) for backward in (False, True)
-    )
+    return "\n".join(_ops.cuda_plan(*device_and_shape, backward, variant, steps) for backward in (False, True))
 
 
 def _properties(device: torch.device | str) -> tuple[int, int, int]:

@@ -29,9 +29,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
     // The part of dL/dh that does not come through W_hh.
     place.for_own_pieces([&](int piece) {
       const int64_t row = place.first_row + place.row(piece);
-      place.state(piece) = my.grad_h_n.data && place.exists(piece)
-                               ? widen<Value>(*at<Scalar>(my.grad_h_n, 0, row, unit))
-                               : Value(0);
+      place.state(piece) =
+          my.grad_h_n.data && place.exists(piece) ? widen<Value>(*at<Scalar>(my.grad_h_n, 0, row, unit)) : Value(0);
       if constexpr (kVariant) {
         place.dropout(piece) = place.exists(piece) ? options.dropout(row, unit) : Value(0);
         place.reset_grad(piece) = 0;
@@ -65,8 +64,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
         saved.options.update = options.update(step, row, unit);
         saved.h = narrow<Scalar>(options.state_before(step, row, unit, my.hx, my.output));
       } else {
-        saved.h = place.row(piece) < before.alive ? *output_of.at(before.index, i)
-                                                      : *at<Scalar>(my.hx, 0, row, unit);
+        saved.h = place.row(piece) < before.alive ? *output_of.at(before.index, i) : *at<Scalar>(my.hx, 0, row, unit);
       }
       const Scalar* const gates = gates_of.at(here.index, i);
       GRU_FUSED_UNROLL
@@ -128,10 +126,10 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
         to[2 * hidden] = narrow<Scalar>(grads.z);
         to[3 * hidden] = narrow<Scalar>(grads.n);
         if constexpr (kVariant) {
-          const int64_t t = shape.time_of(shape.steps - 1 - back, place.direction), row = place.first_row + place.row(piece);
+          const int64_t t = shape.time_of(shape.steps - 1 - back, place.direction),
+                        row = place.first_row + place.row(piece);
           if (my.grad_update.data)
-            *at<Scalar>(my.grad_update, shape.step_offset(my.grad_update, t), row, unit) =
-                narrow<Scalar>(grads.update);
+            *at<Scalar>(my.grad_update, shape.step_offset(my.grad_update, t), row, unit) = narrow<Scalar>(grads.update);
         }
       });
       if (!last) exchange.sent(back + 1);

@@ -168,14 +168,13 @@ class PacketExchange {
         arch::poll_again(polls);
         GRU_FUSED_UNROLL
         for (int i = 0; i < kAtOnce; ++i)
-          if (is_there(i) && !has_come(i))
-            pair[i] = arch::load_packets(packets + 2 * (begin + i * place_.threads));
+          if (is_there(i) && !has_come(i)) pair[i] = arch::load_packets(packets + 2 * (begin + i * place_.threads));
       }
       GRU_FUSED_UNROLL
       for (int i = 0; i < kAtOnce; ++i) {
         if (!is_there(i)) break;
-        *reinterpret_cast<uint2*>(operand + to.row * place_.row_words + 2 * to.column) = {
-            uint32_t(pair[i].first), uint32_t(pair[i].second)};
+        *reinterpret_cast<uint2*>(operand + to.row * place_.row_words + 2 * to.column) = {uint32_t(pair[i].first),
+                                                                                          uint32_t(pair[i].second)};
         to.advance(place_.threads);
       }
     }

@@ -11,7 +11,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
   using Scalar = typename Form::Scalar;
   using Value = typename Form::Value;
   using Exchanging = ExchangeOf<Form, false>;
-  constexpr int kAhead = sizeof(Scalar) == 8 ? 2 : 4;  // pieces whose inputs a warp asks for a step ahead: all, in most plans
+  constexpr int kAhead =
+      sizeof(Scalar) == 8 ? 2 : 4;  // pieces whose inputs a warp asks for a step ahead: all, in most plans
   constexpr bool kVariant = AnyLoop::kVariant;
   GRU_FUSED_DYNAMIC_SHARED(shared);
   if constexpr (!Exchanging::kNeedsClusters || arch::kHasClusters) {
@@ -112,9 +113,9 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
         bool is_alive = present;
         if constexpr (kVariant) is_alive = present && inputs.options.alive;
         Value h = place.state(piece);
-        auto stepped = cell_step<typename Form::Math>(
-            loop, widen<Value>(inputs.gate[0]), widen<Value>(inputs.gate[1]), widen<Value>(inputs.gate[2]) + bias[2],
-            products[0] + bias[0], products[1] + bias[1], products[2] + bias[3], h, inputs.options);
+        auto stepped = cell_step<typename Form::Math>(loop, widen<Value>(inputs.gate[0]), widen<Value>(inputs.gate[1]),
+                                                      widen<Value>(inputs.gate[2]) + bias[2], products[0] + bias[0],
+                                                      products[1] + bias[1], products[2] + bias[3], h, inputs.options);
         if (is_alive) place.state(piece) = h = stepped.h;
         if (step + 1 < shape.steps) {
           if constexpr (kVariant) {

@@ -8,20 +8,22 @@ namespace {
 
 // What a step takes, in nanoseconds, as a sum of what its parts take. The constants are a fit to the times of every cut
 // of 66 sizes, forward and backward, on an H200 (docs/notes/2026-11-26-gpu.md); the cut that they rank first is on
-// average half a percent slower than the fastest of that size. On other devices they are an estimate.
+// average 1.3 percent slower than the fastest of that size. On other devices they are an estimate.
 struct PerStep {
   double fma, mma;
 };
-constexpr PerStep kBase{740, 885};                           // the gates, the sums over the splits, the loop
-constexpr PerStep kFragment{15, 3.3}, kFragmentBack{21, 5.7};  // of a warp's, on a quarter of an SM
-constexpr double kShared = 2.2;                              // a kilobyte of weights read from shared memory
-constexpr double kPiece = 290, kPieceBack = 355;             // each of a warp's pieces after the first
+constexpr PerStep kBase{560, 770};                             // the gates, the sums over the splits, the loop
+constexpr PerStep kFragment{15, 4}, kFragmentBack{22.7, 7.2};  // of a warp's, on a quarter of an SM
+constexpr double kShared = 2;                                  // a kilobyte of weights read from shared memory
+constexpr double kPiece = 270, kPieceBack = 330;               // each of a warp's pieces after the first
 // Exchanges: what one adds, forward and backward; a kilobyte of the operand at each member; a megabyte at all of them.
 struct PerExchange {
   double forward, backward, kilobyte, megabyte;
 };
-constexpr PerExchange kExchanges[] = {{0, 20, 37, 0}, {170, 290, 39, 0}, {660, 590, 71, 100}, {1260, 1130, 33, 8}};
-constexpr double kLargeCluster = 60;  // of more CTAs than any device must have room for
+constexpr PerExchange kExchanges[] = {{80, 0, 0, 0}, {270, 275, 26, 0}, {635, 520, 74, 32}, {1270, 1100, 33, 22}};
+constexpr double kLargeKilobyte = 51;  // in a cluster of more CTAs than any device must have room for
+// Before the first step a team is launched and loads its weights; a fragment of each gate, of a warp's.
+constexpr double kTeam = 3500, kLoad = 600;
 // A step without a team: two launches; the product, or reading its weights.
 constexpr double kLaunches = 9000, kProduct = 100e3, kWeights = 1500;  // operations of 16-bit numbers, bytes
 
@@ -47,10 +49,12 @@ double resident_step(const Device& device, const Plan& plan) {
   double time = of(kBase, plan.arithmetic);
   time += fragments * of(plan.backward ? kFragmentBack : kFragment, plan.arithmetic) + kShared * beyond / 1024;
   time += (pieces - 1) * busy * (plan.backward ? kPieceBack : kPiece);
-  time += (plan.backward ? exchange.backward : exchange.forward) + exchange.kilobyte * operand / 1024;
+  const bool large = plan.regime == Regime::cluster && cut.ctas > kPortableCluster;
+  time += plan.backward ? exchange.backward : exchange.forward;
+  time += (large ? kLargeKilobyte : exchange.kilobyte) * operand / 1024;
   time += exchange.megabyte * operand * cut.ctas * plan.teams / (1 << 20);
+  if (plan.steps > 0) time += (kTeam + kLoad * cut.steps_per_warp) / double(plan.steps);
   if (plan.regime != Regime::cluster) return time * ceil_div(int64_t(plan.teams) * cut.ctas, device.sms);
-  if (cut.ctas > kPortableCluster) time += kLargeCluster;
   return time * ceil_div(plan.teams, clusters_at_once(device, cut.ctas));
 }
 
@@ -81,6 +85,7 @@ class Search {
     plan.backward = problem_.backward;
     plan.variant = problem_.variant;
     plan.batch = problem_.batch;
+    plan.steps = problem_.steps;
     const Traits traits = traits_of(plan.arithmetic);
     Cut& cut = plan.cut;
     cut.groups = ceil_div(problem_.hidden, kGroup);

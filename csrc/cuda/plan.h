@@ -56,7 +56,7 @@ GRU_FUSED_HD constexpr Traits traits_of(Arithmetic arithmetic, bool variant = fa
     case Arithmetic::f64:
       return {4, 4, 8, 8, 4};
     case Arithmetic::tf32:
-      return {8, 8, 4, 4, variant ? 8 : 10};
+      return {8, 8, 4, 4, variant ? 7 : 10};
     case Arithmetic::bf16:
     case Arithmetic::f16:
       break;
@@ -70,6 +70,7 @@ struct Device {
   int64_t shared_bytes = 0;  // that a CTA can ask for
   int max_cluster = 1;       // CTAs; 1: no clusters
   bool cooperative = false;  // whether a grid can be launched resident as a whole
+  int index = 0;             // CUDA's number of it
 };
 
 constexpr int kPortableCluster = 8;
@@ -84,6 +85,7 @@ struct Problem {
   int directions = 1;
   bool backward = false;
   bool variant = false;  // of the cell: variant_cell.h
+  int64_t steps = 0;     // of the sequence; 0: many
 };
 
 // How one team's work is cut. Goes to the kernel by value.
@@ -105,7 +107,7 @@ struct Plan {
   Exchange exchange = Exchange::block;
   Arithmetic arithmetic = Arithmetic::f32;
   bool backward = false, variant = false;
-  int64_t batch = 0;
+  int64_t batch = 0, steps = 0;
   Cut cut;
   int row_teams = 0;  // teams of one direction: they share out the batch
   int teams = 0;

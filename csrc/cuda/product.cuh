@@ -22,15 +22,16 @@ struct TensorCores {
                                                                         : Arithmetic::bf16;
   static constexpr Traits kTraits = traits_of(kArithmetic);
   static constexpr int kSums = 4;
-  static constexpr int kAtOnce = 4;  // loads of 16 bytes that a thread has registers for
+  static constexpr int kAtOnce =
+      sizeof(T) == 4 && !arch::kHasClusters ? 3 : 4;    // loads of 16 bytes in flight; more would spill
   static constexpr int kChunk = 5, kChunkBackward = 2;  // fragments' operands that are read at once
-  static constexpr int kPerWord = 4 / int(sizeof(T));  // inputs
+  static constexpr int kPerWord = 4 / int(sizeof(T));   // inputs
   static constexpr int kLanesPerWord = kPerWord, kWordsPerLane = 1;
   static constexpr int kStepWords = kTraits.step / kPerWord;
   using Operand = uint2;
 
   // Row g of the product stands for unit 2g and row g + 8 for unit 2g + 1: a lane's two units are neighbours.
-  static __device__ __forceinline__ int first_unit(int lane) { return lane / 4 * 2; }  // of the group
+  static __device__ __forceinline__ int first_unit(int lane) { return lane / 4 * 2; }              // of the group
   static __device__ __forceinline__ int first_input(int lane) { return lane % 4 * 2 * kPerWord; }  // of the fragment
 
   // weight(unit, input), both from the lane's first on.

@@ -1,4 +1,8 @@
 // From a plan to a launch: residency is asked for, and every status is looked at.
+#include <map>
+#include <mutex>
+#include <tuple>
+
 #include "kernels.h"
 
 namespace gru_fused::cuda {
@@ -80,6 +84,13 @@ std::string problem_text(const Plan& plan, const char* what, cudaError_t status)
          ": " + what + ": " + cudaGetErrorString(status);
 }
 
+// A kernel has one limit of shared memory, and threads whose plans differ share the kernel: held from prepare() on to
+// what needs the limit.
+std::mutex& limits() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 template <class Kernel>
 cudaError_t prepare(const Plan& plan, Kernel* kernel) {
   const auto set = [&](cudaFuncAttribute attribute, int value) {
@@ -90,21 +101,34 @@ cudaError_t prepare(const Plan& plan, Kernel* kernel) {
   return set(cudaFuncAttributeMaxDynamicSharedMemorySize, int(plan.shared_bytes));
 }
 
+// CTAs of a plan that an SM has room for at once, or clusters that the device has.
+template <class Kernel>
+cudaError_t ask_count(const Plan& plan, Kernel* kernel, int& count) {
+  if (const cudaError_t status = prepare(plan, kernel)) return status;
+  if (plan.regime != Regime::cluster)
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel, plan.threads(), size_t(plan.shared_bytes));
+  const Launch launch(plan, nullptr);
+  return cudaOccupancyMaxActiveClusters(&count, kernel, &launch.config);
+}
+
 template <class Kernel>
 cudaError_t ask_resident(const Device& device, const Plan& plan, Kernel* kernel, bool& resident) {
-  if (const cudaError_t status = prepare(plan, kernel)) return status;
-  int count = 0;
-  cudaError_t status;
-  if (plan.regime == Regime::cluster) {
-    const Launch launch(plan, nullptr);
-    status = cudaOccupancyMaxActiveClusters(&count, kernel, &launch.config);
-    resident = count > 0;  // clusters do not wait for each other: one at a time is enough
-  } else {
-    status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel, plan.threads(), size_t(plan.shared_bytes));
-    resident =
-        plan.regime == Regime::block ? count > 0 : int64_t(count) * device.sms >= int64_t(plan.teams) * plan.cut.ctas;
+  // The answers of a device do not change, and asking takes longer than a small call's kernel.
+  static std::map<std::tuple<int, int, int, int64_t, Kernel*, int, int64_t, int>, int> answers;
+  const int cluster = plan.regime == Regime::cluster ? plan.cut.ctas : 0;
+  const std::tuple question(device.index, device.arch, device.sms, device.shared_bytes, kernel, plan.threads(),
+                            plan.shared_bytes, cluster);
+  const std::lock_guard lock(limits());
+  auto answer = answers.find(question);
+  if (answer == answers.end()) {
+    int count = 0;
+    if (const cudaError_t status = ask_count(plan, kernel, count)) return status;
+    answer = answers.emplace(question, count).first;
   }
-  return status;
+  const int64_t count = answer->second;
+  // Neither clusters nor single CTAs wait for each other: one at a time is enough.
+  resident = plan.regime == Regime::grid ? count * device.sms >= int64_t(plan.teams) * plan.cut.ctas : count > 0;
+  return cudaSuccess;
 }
 
 cudaError_t ask_resident(const Device& device, const Plan& plan, bool& resident) {
@@ -122,6 +146,7 @@ std::string run(const Plan& plan, AnyLoop& loop, void* workspace, cudaStream_t s
   if (const int64_t bytes = workspace_bytes(plan))
     if (const cudaError_t status = cudaMemsetAsync(workspace, 0, size_t(bytes), stream))
       return problem_text(plan, "clearing the exchange's memory", status);
+  const std::lock_guard lock(limits());
   if (const cudaError_t status = prepare(plan, kernel)) return problem_text(plan, "shared memory", status);
   const Launch launch(plan, stream);
   if (const cudaError_t status = cudaLaunchKernelEx(&launch.config, kernel, loop))
@@ -141,6 +166,7 @@ std::string current_device(Device& device) {
   device = make_device(10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor),
                        ask(cudaDevAttrMultiProcessorCount), ask(cudaDevAttrMaxSharedMemoryPerBlockOptin),
                        ask(cudaDevAttrCooperativeLaunch));
+  device.index = index;
   return {};
 }
 

@@ -81,8 +81,7 @@ struct Place {
   }
 
   __device__ __forceinline__ uint32_t* operand(int buffer) const {
-    return reinterpret_cast<uint32_t*>(shared + layout.operand) +
-           buffer * cut.tiles * kRows * layout.row_words;
+    return reinterpret_cast<uint32_t*>(shared + layout.operand) + buffer * cut.tiles * kRows * layout.row_words;
   }
 
   // What this thread remembers of its units from step to step.
@@ -143,12 +142,12 @@ struct Place {
     constexpr int kChunk = kBackward ? Form::kChunkBackward : Form::kChunk, kOperands = kBackward ? kGates : 1;
     Value sums[kGates][kSums] = {};
     const uint32_t* const rows = operand + tile * kRows * row_words + weights.first * Form::kStepWords;
-    const auto read = [&](int step, Operand (&operands)[kOperands]) {
+    const auto read = [&](int step, Operand(&operands)[kOperands]) {
       GRU_FUSED_UNROLL
       for (int gate = 0; gate < kOperands; ++gate)
         operands[gate] = Form::operand(rows + step * Form::kStepWords + gate * gate_words, row_words, lane);
     };
-    const auto multiply = [&](const uint4& r, const uint4& z, const uint4& n, const Operand (&operands)[kOperands]) {
+    const auto multiply = [&](const uint4& r, const uint4& z, const uint4& n, const Operand(&operands)[kOperands]) {
       Form::multiply(sums[0], r, operands[0]);
       Form::multiply(sums[1], z, operands[kBackward ? 1 : 0]);
       Form::multiply(sums[2], n, operands[kBackward ? 2 : 0]);
@@ -162,7 +161,8 @@ struct Place {
         if (s < weights.count) read(s, operands[s - chunk]);
       GRU_FUSED_UNROLL
       for (int s = chunk; s < kHeld && s < chunk + kChunk; ++s)
-        if (s < weights.count) multiply(weights.held[s][0], weights.held[s][1], weights.held[s][2], operands[s - chunk]);
+        if (s < weights.count)
+          multiply(weights.held[s][0], weights.held[s][1], weights.held[s][2], operands[s - chunk]);
     }
     for (int s = kHeld; s < weights.count; ++s) {
       const uint4* const shared_weights = weights.beyond + (s - kHeld) * kGates * kWarp;
@@ -203,8 +203,7 @@ struct Place {
       GRU_FUSED_UNROLL
       for (int s = 0; s < kAtOnce; ++s) GRU_FUSED_UNROLL
       for (int output = 0; output < kOutputs; ++output)
-        of_split[s][output] =
-            first + s < splits ? from[(first + s) * sums_of_split + output * kTileSums] : Value(0);
+        of_split[s][output] = first + s < splits ? from[(first + s) * sums_of_split + output * kTileSums] : Value(0);
       GRU_FUSED_UNROLL
       for (int s = 0; s < kAtOnce; ++s) GRU_FUSED_UNROLL
       for (int output = 0; output < kOutputs; ++output) sums[output] += of_split[s][output];
@@ -227,8 +226,7 @@ struct Place {
     for (int i = 1; i < kAhead; ++i)
       if (split + i * splits < pieces) visit(split + i * splits, i, &ahead[i]);
     GRU_FUSED_NO_UNROLL
-    for (int i = kAhead; split + i * splits < pieces; ++i)
-      visit(split + i * splits, i, static_cast<Ahead*>(nullptr));
+    for (int i = kAhead; split + i * splits < pieces; ++i) visit(split + i * splits, i, static_cast<Ahead*>(nullptr));
   }
 };
 
@@ -303,8 +301,7 @@ struct Cursor {
 };
 
 template <class Scalar, class Place, class Void>
-__device__ __forceinline__ Cursor<Scalar, Void> cursor(const Place& place, const Shape& shape,
-                                                       const Rows<Void>& rows) {
+__device__ __forceinline__ Cursor<Scalar, Void> cursor(const Place& place, const Shape& shape, const Rows<Void>& rows) {
   return Cursor<Scalar, Void>(place, shape, rows);
 }
 

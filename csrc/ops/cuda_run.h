@@ -74,6 +74,7 @@ class Run {
     problem.directions = shape.directions;
     problem.backward = backward;
     problem.variant = variant;
+    problem.steps = shape.steps;
     if (!shape.batch_sizes) return;
     const int64_t T = shape.steps;
     Tensor host = torch::stable::empty({2 * T}, ScalarType::Long);

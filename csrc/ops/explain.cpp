@@ -17,9 +17,10 @@ cuda::Arithmetic arithmetic_of(const std::string& name) {
 }
 
 std::string cuda_plan(int64_t arch, int64_t sms, int64_t shared_bytes, std::string arithmetic, int64_t batch,
-                      int64_t hidden, bool bidirectional, bool backward, bool variant) {
+                      int64_t hidden, bool bidirectional, bool backward, bool variant, int64_t steps) {
   const cuda::Device device = cuda::make_device(int(arch), int(sms), shared_bytes, true);
-  const cuda::Problem problem{arithmetic_of(arithmetic), batch, hidden, bidirectional ? 2 : 1, backward, variant};
+  const cuda::Problem problem{
+      arithmetic_of(arithmetic), batch, hidden, bidirectional ? 2 : 1, backward, variant, steps};
   return cuda::describe(device, problem, cuda::make_plan(device, problem));
 }
 

@@ -76,5 +76,5 @@ STABLE_TORCH_LIBRARY(GRU_FUSED_LIBRARY, m) {
   m.def("cpu_capability() -> str");
   m.def(
       "cuda_plan(int arch, int sms, int shared_bytes, str arithmetic, int batch, int hidden, bool bidirectional, "
-      "bool backward, bool variant=False) -> str");
+      "bool backward, bool variant=False, int steps=0) -> str");
 }

@@ -36,6 +36,26 @@ def test_an_unknown_regime_is_named(emulated: EmulatedOps, monkeypatch: pytest.M
         gru_fused.GRU(3, 4)(torch.randn(2, 1, 3))
 
 
+@pytest.mark.parametrize("value", ["2", "2x", "x4", "two"])
+def test_an_unreadable_cut_is_named(emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", "cluster")
+    monkeypatch.setenv("GRU_FUSED_CUDA_CUT", value)
+    with pytest.raises(RuntimeError, match=f"GRU_FUSED_CUDA_CUT: expected groups x tiles, as 2x4, got {value}"):
+        gru_fused.GRU(3, 4)(torch.randn(2, 1, 3))
+
+
+@pytest.mark.parametrize(("cut", "regime_launches"), [("2x1", 1), ("1x2", 1), ("7x1", 2 * WIDE.T)])
+def test_a_cut_is_taken_if_it_can_be(
+    emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch, cut: str, regime_launches: int
+) -> None:
+    """Five groups of units make no cluster of seven groups a CTA: step by step then."""
+    monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", "cluster")
+    monkeypatch.setenv("GRU_FUSED_CUDA_CUT", cut)
+    case = Case(T=3, B=5, I=3, H=70, bidirectional=True)
+    assert launches(emulated, case) == regime_launches
+    assert_right(case)
+
+
 def test_an_empty_regime_is_none(emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", "")
     assert_right(WIDE)
@@ -116,8 +136,8 @@ SILENT = [
     Bug(
         f"a-silent-peer-{exchange}-{way}",
         "exchange.cuh",
-        "    if (row < place.valid_rows) exchange.send(",
-        "    if (row < place.valid_rows && place.rank != 1) exchange.send(",
+        "  exchange.send(step, place.row(piece), ",
+        "  if (place.rank != 1) exchange.send(step, place.row(piece), ",
         exchange,
         way,
         "report",
