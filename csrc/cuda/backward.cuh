@@ -2,6 +2,7 @@
 // gates of all units, and each member owns some units of dL/dh. With a VariantBackwardLoop, of a variant of the cell.
 #pragma once
 
+#include "cursor.cuh"
 #include "exchange.cuh"
 
 namespace gru_fused::cuda {

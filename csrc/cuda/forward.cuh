@@ -2,6 +2,7 @@
 // cell: what is sent after a step is the next step's h0, which a reset may set, times the mask of dropout.
 #pragma once
 
+#include "cursor.cuh"
 #include "exchange.cuh"
 
 namespace gru_fused::cuda {

@@ -313,7 +313,7 @@ PLAIN_BUGS = [
         "const bool present = of_layer && place.row(piece) < place.valid_rows;",
         "cluster",
         "forward",
-        "numbers",
+        "address",
     ),
     Bug(
         "packed-rows-go-on-in-the-backward",
@@ -322,7 +322,7 @@ PLAIN_BUGS = [
         "const bool present = of_layer && place.row(piece) < place.valid_rows && !last;",
         "flags",
         "backward",
-        "numbers",
+        "address",
         "bf16",
     ),
     Bug(
@@ -342,6 +342,24 @@ PLAIN_BUGS = [
         "packets",
         "backward",
         "any",
+    ),
+    Bug(
+        "the-places-of-later-steps-are-not-read",
+        "cursor.cuh",
+        "      if (k % kTimes == 0) {",
+        "      if (k == 0) {",
+        "packets",
+        "forward",
+        "numbers",
+    ),
+    Bug(
+        "places-are-read-before-all-are-there",
+        "cursor.cuh",
+        "        }\n        __syncthreads();\n      }\n      return",
+        "        }\n      }\n      return",
+        "block",
+        "backward",
+        "thread",
     ),
     Bug(
         "gates-in-the-order-of-their-gradients",
