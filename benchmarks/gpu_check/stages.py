@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +24,8 @@ def all_stages(out: Path) -> list[Stage]:
         return python("-m", "pytest", "-q", "-p", "no:cacheprovider", *paths)
 
     on_gpu = (gpu, cuda_build)
+    # one after the other the tests take minutes; each worker has its own memory on the device
+    workers = ("-n", str(min(os.cpu_count() or 1, 12))) if importlib.util.find_spec("xdist") else ()
     no_excuse = {"GRU_FUSED_REQUIRE_CUDA": "1"}
     sanitizer = find_program("compute-sanitizer") or "compute-sanitizer"
     return [
@@ -41,7 +45,7 @@ def all_stages(out: Path) -> list[Stage]:
         ),
         Stage(
             "tests",
-            pytest("tests/gpu", "--durations=5", "--ignore=tests/gpu/test_conformance.py"),
+            pytest("tests/gpu", "--durations=5", "--ignore=tests/gpu/test_conformance.py", *workers),
             150,
             (module("pytest"), *on_gpu),
             no_excuse,

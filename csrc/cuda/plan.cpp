@@ -7,7 +7,7 @@ namespace gru_fused::cuda {
 namespace {
 
 // What a step takes, in nanoseconds, as a sum of what its parts take. The constants are a fit to the times of every cut
-// of 66 sizes, forward and backward, on an H200 (docs/notes/2026-11-26-gpu.md); the cut that they rank first is on
+// of 49 sizes, forward and backward, on an H200 (docs/notes/2026-11-26-gpu.md); the cut that they rank first is on
 // average 1.3 percent slower than the fastest of that size. On other devices they are an estimate.
 struct PerStep {
   double fma, mma;
