@@ -12,6 +12,10 @@
 
 #include "team.cuh"
 
+#ifdef __CUDACC__
+#pragma nv_diag_suppress 549  // "used before its value is set": a packet is looked at where it was loaded
+#endif
+
 namespace gru_fused::cuda {
 
 // The operand of step 0: value(row, unit) of every unit, padded ones too; 0 in every other word of every buffer.
