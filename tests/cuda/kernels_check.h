@@ -122,7 +122,9 @@ std::vector<Case> cases_of(Arithmetic arithmetic, Exchange exchange, bool small,
   cases.push_back({"bare", 3, 3, block ? 20 : 40, 2, false, 1, 3, 1, true});
   cases.push_back({"one step", 1, 1, block ? 1 : 17, 2, false, 1, 1, 1});
   cases.push_back({"as planned", 3, 5, block ? 33 : 50, 2, true});
-  cases.push_back({"more steps than places, packed", kTimes + 3, 3, block ? 3 : 17, 1, true, 1, 2, 1});
+  // In so many steps a variant's state may grow until bfloat16's last digit there is more than the bound.
+  if (!variant || arithmetic != Arithmetic::bf16)
+    cases.push_back({"more steps than places, packed", kTimes + 3, 3, block ? 3 : 17, 1, true, 1, 2, 1});
   // More fragments than a warp's registers hold; a block has no room for so many groups in 16-bit types.
   const int64_t beyond = traits.held * traits.step + 1;
   if (!block || beyond <= kMaxWarps * kGroup)
