@@ -113,7 +113,7 @@ cudaError_t ask_count(const Plan& plan, Kernel* kernel, int& count) {
 
 template <class Kernel>
 cudaError_t ask_resident(const Device& device, const Plan& plan, Kernel* kernel, bool& resident) {
-  // The answers of a device do not change, and asking takes longer than a small call's kernel.
+  // The answers of a device do not change, and every call would ask.
   static std::map<std::tuple<int, int, int, int64_t, Kernel*, int, int64_t, int>, int> answers;
   const int cluster = plan.regime == Regime::cluster ? plan.cut.ctas : 0;
   const std::tuple question(device.index, device.arch, device.sms, device.shared_bytes, kernel, plan.threads(),
