@@ -17,10 +17,13 @@
 #define GRU_FUSED_DYNAMIC_SHARED(name) char* const name = static_cast<char*>(emulator::dynamic_shared())
 #define GRU_FUSED_UNROLL
 #define GRU_FUSED_NO_UNROLL
+#define GRU_FUSED_UNROLL_BY(times)
 #else
 #define GRU_FUSED_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) char name[]
 #define GRU_FUSED_UNROLL _Pragma("unroll")
 #define GRU_FUSED_NO_UNROLL _Pragma("unroll 1")
+#define GRU_FUSED_PRAGMA(text) _Pragma(#text)
+#define GRU_FUSED_UNROLL_BY(times) GRU_FUSED_PRAGMA(unroll times)
 #endif
 
 namespace gru_fused::cuda::arch {

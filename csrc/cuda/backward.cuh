@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
     const auto& my = loop.direction[place.direction];
     const auto options = options_of<Scalar, Value>(loop, place.direction);
     const int64_t H = shape.hidden, unit = place.unit();
-    Exchanging exchange(place, loop.exchange, shape.steps + 1);
+    Exchanging exchange(place, loop.exchange, int(shape.steps) + 1);
 
     HeldWeights<Form::kTraits.held> weights;
     place.load(weights, my.w_hh, H);
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
     const bool given = arch::kept(int(my.grad_output.data != nullptr));
     const bool of_layer = place.lane % kGroup < place.units_left;
     const int hidden = arch::kept(int(H));
-    const auto load_saved = [&](int64_t back, const At& here, const At& before, int piece, int i, Saved& saved) {
+    const auto load_saved = [&](int back, const At& here, const At& before, int piece, int i, Saved& saved) {
       [[maybe_unused]] const int64_t step = shape.steps - 1 - back, row = place.first_row + place.row(piece);
       if constexpr (kVariant) {
         // Whether dL/dh0 of the step just done is that of a state that was set.
@@ -79,12 +79,12 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
       if (kept) load_saved(0, next, after, piece, i, *kept);
     });
 
-    for (int64_t back = 0; back <= shape.steps; ++back) {
-      const bool last = back == shape.steps;  // what is left is dL/dhx
+    for (int back = 0; back <= times.steps; ++back) {
+      const bool last = back == times.steps;  // what is left is dL/dhx
       const At now = next;
       next = after;
       after = times.of(back + 2);
-      const int parity = int(back % 2);
+      const int parity = back % 2;
       const uint32_t* const operand = exchange.wait(back);
       place.multiply(weights, operand, parity, Exchanging::kBarrierAfterProducts);
       place.for_own_pieces(ahead, [&](int piece, int i, Saved* kept) {
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) backward_loop(const __gri
         send_piece(place, exchange, back + 1, piece, 0, grads.r);
         send_piece(place, exchange, back + 1, piece, 1, grads.z);
         send_piece(place, exchange, back + 1, piece, 2, grads.nr);
-        if (kept && back + 1 < shape.steps + kVariant) load_saved(back + 1, next, after, piece, i, *kept);
+        if (kept && back + 1 < times.steps + kVariant) load_saved(back + 1, next, after, piece, i, *kept);
         if (!present) return;
         Scalar* const to = grads_of.at(now.index, i);
         to[0] = narrow<Scalar>(grads.nr);

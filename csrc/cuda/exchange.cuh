@@ -39,8 +39,8 @@ __device__ __forceinline__ void fill_operands(const Place<Form, kBackward>& plac
 
 // What a lane has of one gate's operand (the forward's: the state), to every member.
 template <class Exchanging, class Form, bool kBackward>
-__device__ __forceinline__ void send_piece(const Place<Form, kBackward>& place, const Exchanging& exchange,
-                                           int64_t step, int piece, int gate, typename Form::Value value) {
+__device__ __forceinline__ void send_piece(const Place<Form, kBackward>& place, const Exchanging& exchange, int step,
+                                           int piece, int gate, typename Form::Value value) {
   uint32_t words[Form::kWordsPerLane];
   Form::words(value, place.lane, words);
   exchange.send(step, place.row(piece), gate * place.cut.units() + place.unit(), words);
@@ -61,18 +61,18 @@ class BlockExchange {
   static constexpr Exchange kExchange = Exchange::block;
   static constexpr bool kNeedsClusters = false, kBarrierAfterProducts = false;
 
-  __device__ __forceinline__ BlockExchange(const Place<Form, kBackward>& place, void*, int64_t) : place_(place) {}
+  __device__ __forceinline__ BlockExchange(const Place<Form, kBackward>& place, void*, int) : place_(place) {}
   __device__ __forceinline__ void start() const { __syncthreads(); }
-  __device__ __forceinline__ const uint32_t* wait(int64_t step) const {
+  __device__ __forceinline__ const uint32_t* wait(int step) const {
     if (step > 0) __syncthreads();
     return place_.operand(step % 2);
   }
-  __device__ __forceinline__ void send(int64_t step, int row, int index,
+  __device__ __forceinline__ void send(int step, int row, int index,
                                        const uint32_t (&words)[Form::kWordsPerLane]) const {
     uint32_t* const to = place_.operand(step % 2) + row * place_.row_words;
     store_words(place_, row, index, words, [&](int word, uint32_t bits) { to[word] = bits; });
   }
-  __device__ __forceinline__ void sent(int64_t) const {}
+  __device__ __forceinline__ void sent(int) const {}
   __device__ __forceinline__ void end() const {}
 
  private:
@@ -86,7 +86,7 @@ class ClusterExchange {
   static constexpr bool kNeedsClusters = true, kBarrierAfterProducts = false;
 
   // operands: how many there are, of step 0 to operands - 1.
-  __device__ __forceinline__ ClusterExchange(const Place<Form, kBackward>& place, void*, int64_t operands)
+  __device__ __forceinline__ ClusterExchange(const Place<Form, kBackward>& place, void*, int operands)
       : place_(place), operands_(operands), barriers_(reinterpret_cast<uint64_t*>(place.shared)) {
     if (place_.thread == 0) {
       arch::mbarrier_init(barriers_);
@@ -94,7 +94,7 @@ class ClusterExchange {
     }
   }
   __device__ __forceinline__ void start() const { arch::cluster_sync(); }  // every barrier of the cluster is made
-  __device__ __forceinline__ const uint32_t* wait(int64_t step) const {
+  __device__ __forceinline__ const uint32_t* wait(int step) const {
     // A warp without a group sends nothing that the others would wait for, so that it must not look: it could be late
     // by a whole turn of the barrier, and wait for ever. It reads no operand either.
     if (step > 0 && place_.live) arch::mbarrier_wait(barriers_ + step % 2, uint32_t(step - 1) / 2 % 2);
@@ -104,7 +104,7 @@ class ClusterExchange {
     return place_.operand(step % 2);
   }
   // The lanes that have a part of sixteen bytes share out the members.
-  __device__ __forceinline__ void send(int64_t step, int row, int index,
+  __device__ __forceinline__ void send(int step, int row, int index,
                                        const uint32_t (&words)[Form::kWordsPerLane]) const {
     constexpr int kLanes = 16 / Form::kTraits.operand_bytes;
     const uint4 sixteen = gathered<Form>(words, place_.lane);
@@ -114,12 +114,12 @@ class ClusterExchange {
     for (int rank = place_.lane % kLanes; rank < place_.cut.ctas; rank += kLanes)
       arch::store_async(mine, sixteen, barriers_ + step % 2, rank);
   }
-  __device__ __forceinline__ void sent(int64_t) const {}
+  __device__ __forceinline__ void sent(int) const {}
   __device__ __forceinline__ void end() const { arch::cluster_sync(); }  // peers may still be storing here
 
  private:
   const Place<Form, kBackward>& place_;
-  const int64_t operands_;
+  const int operands_;
   uint64_t* const barriers_;
 };
 
@@ -140,15 +140,15 @@ class PacketExchange {
   static constexpr Exchange kExchange = Exchange::packets;
   static constexpr bool kNeedsClusters = false, kBarrierAfterProducts = true;
 
-  __device__ __forceinline__ PacketExchange(const Place<Form, kBackward>& place, void* memory, int64_t)
+  __device__ __forceinline__ PacketExchange(const Place<Form, kBackward>& place, void* memory, int)
       : place_(place), words_(place.layout.operand_words) {
-    const int64_t rows = int64_t(place.cut.tiles) * Form::kTraits.rows;
+    const int rows = place.cut.tiles * Form::kTraits.rows;
     const int64_t of_team = exchange_bytes(kExchange, rows, words_);
     packets_ = reinterpret_cast<uint64_t*>(static_cast<char*>(memory) + place.team * of_team);
     next_ = rows * words_;
   }
   __device__ __forceinline__ void start() const { __syncthreads(); }
-  __device__ __forceinline__ const uint32_t* wait(int64_t step) const {
+  __device__ __forceinline__ const uint32_t* wait(int step) const {
     uint32_t* const operand = place_.operand(0);
     if (step == 0) return operand;
     const uint64_t* const packets = packets_ + step % 2 * next_;
@@ -185,13 +185,13 @@ class PacketExchange {
     __syncthreads();
     return operand;
   }
-  __device__ __forceinline__ void send(int64_t step, int row, int index,
+  __device__ __forceinline__ void send(int step, int row, int index,
                                        const uint32_t (&words)[Form::kWordsPerLane]) const {
-    uint64_t* const to = packets_ + step % 2 * next_ + int64_t(row) * words_;
+    uint64_t* const to = packets_ + (step % 2 * next_ + row * words_);
     store_words(place_, row, index, words,
                 [&](int word, uint32_t bits) { arch::store_packet(to + word, bits, uint32_t(step)); });
   }
-  __device__ __forceinline__ void sent(int64_t) const {}
+  __device__ __forceinline__ void sent(int) const {}
   __device__ __forceinline__ void end() const {}
 
  private:
@@ -199,7 +199,7 @@ class PacketExchange {
   const Place<Form, kBackward>& place_;
   const int words_;
   uint64_t* packets_;
-  int64_t next_;
+  int next_;  // packets of one operand
 };
 
 // Plain words, and a counter of the members that have stored theirs.
@@ -209,12 +209,12 @@ class FlagExchange {
   static constexpr Exchange kExchange = Exchange::flags;
   static constexpr bool kNeedsClusters = false, kBarrierAfterProducts = true;
 
-  __device__ __forceinline__ FlagExchange(const Place<Form, kBackward>& place, void* memory, int64_t)
+  __device__ __forceinline__ FlagExchange(const Place<Form, kBackward>& place, void* memory, int)
       : place_(place),
         memory_(reinterpret_cast<uint32_t*>(
             static_cast<char*>(memory) + place.team * exchange_bytes(kExchange, rows(), place.layout.operand_words))) {}
   __device__ __forceinline__ void start() const { __syncthreads(); }
-  __device__ __forceinline__ const uint32_t* wait(int64_t step) const {
+  __device__ __forceinline__ const uint32_t* wait(int step) const {
     uint32_t* const operand = place_.operand(0);
     if (step == 0) return operand;
     if (place_.thread == 0) {
@@ -240,12 +240,12 @@ class FlagExchange {
     __syncthreads();
     return operand;
   }
-  __device__ __forceinline__ void send(int64_t step, int row, int index,
+  __device__ __forceinline__ void send(int step, int row, int index,
                                        const uint32_t (&words)[Form::kWordsPerLane]) const {
     uint32_t* const to = of_step(step) + int64_t(row) * place_.layout.operand_words;
     store_words(place_, row, index, words, [&](int word, uint32_t bits) { arch::store_word(to + word, bits); });
   }
-  __device__ __forceinline__ void sent(int64_t) const {
+  __device__ __forceinline__ void sent(int) const {
     __syncthreads();
     if (place_.thread == 0) arch::add_release(counter());
   }
@@ -255,7 +255,7 @@ class FlagExchange {
   static constexpr int kAtOnce = Form::kAtOnce;  // loads in flight
   // Derived when they are wanted: a thread has few registers to spare.
   __device__ __forceinline__ int64_t rows() const { return int64_t(place_.cut.tiles) * Form::kTraits.rows; }
-  __device__ __forceinline__ uint32_t* of_step(int64_t step) const {
+  __device__ __forceinline__ uint32_t* of_step(int step) const {
     return memory_ + step % 2 * rows() * place_.layout.operand_words;
   }
   __device__ __forceinline__ uint32_t* counter() const { return memory_ + 2 * rows() * place_.layout.operand_words; }

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
     const auto& my = loop.direction[place.direction];
     const auto options = options_of<Scalar, Value>(loop, place.direction);
     const int64_t H = shape.hidden, unit = place.unit();
-    Exchanging exchange(place, loop.exchange, shape.steps);
+    Exchanging exchange(place, loop.exchange, int(shape.steps));
 
     HeldWeights<Form::kTraits.held> weights;
     place.load(weights, my.w_hh, H);
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
     const auto output_of = cursor<Scalar>(place, shape, my.output), gates_of = cursor<Scalar>(place, shape, my.gates);
     const bool saves = arch::kept(int(my.gates.data != nullptr)), of_layer = place.lane % kGroup < place.units_left;
     const int hidden = arch::kept(int(H));
-    const auto load_inputs = [&](int64_t step, const At& here, int piece, int i, Inputs& inputs) {
+    const auto load_inputs = [&](int step, const At& here, int piece, int i, Inputs& inputs) {
       [[maybe_unused]] const int64_t row = place.first_row + place.row(piece);
       if constexpr (kVariant) inputs.options.alive = inputs.options.resets = false;
       if (!of_layer || place.row(piece) >= here.alive) return;
@@ -95,10 +95,10 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
       if (kept) load_inputs(0, next, piece, i, *kept);
     });
 
-    for (int64_t step = 0; step < shape.steps; ++step) {
+    for (int step = 0; step < times.steps; ++step) {
       const At now = next;
       next = times.of(step + 1);
-      const int parity = int(step % 2);
+      const int parity = step % 2;
       const uint32_t* const operand = exchange.wait(step);
       place.multiply(weights, operand, parity, Exchanging::kBarrierAfterProducts);
       place.for_own_pieces(ahead, [&](int piece, int i, Inputs* kept) {
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
                                                       widen<Value>(inputs.gate[2]) + bias[2], products[0] + bias[0],
                                                       products[1] + bias[1], products[2] + bias[3], h, inputs.options);
         if (is_alive) place.state(piece) = h = stepped.h;
-        if (step + 1 < shape.steps) {
+        if (step + 1 < times.steps) {
           if constexpr (kVariant) {
             if (inputs.options.resets) place.state(piece) = options.reset_state(row, unit);
             send_piece(place, exchange, step + 1, piece, 0, place.state(piece) * place.dropout(piece));
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1) forward_loop(const __grid
         saved[2 * hidden] = narrow<Scalar>(stepped.gates.n);
         saved[3 * hidden] = narrow<Scalar>(stepped.gates.gh_n);
       });
-      if (step + 1 < shape.steps) exchange.sent(step + 1);
+      if (step + 1 < times.steps) exchange.sent(step + 1);
     }
 
     place.for_own_pieces([&](int piece) {

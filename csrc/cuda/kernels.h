@@ -91,12 +91,25 @@ struct PreviousStates {
   void* previous;  // dense
 };
 
+// Of one direction, from its gates' gradients: b_ih's is the sums of the last 3H columns, b_hh's those of the first 3H,
+// whose first H are the last of b_hh.
+struct BiasGradients {
+  DType dtype;
+  int64_t rows, hidden;
+  Rows<const void> grads;  // [rows, 4H] as in GateGrads
+  void *b_ih, *b_hh;       // [3H]
+  void* parts;             // [bias_gradient_parts(rows), 4H] in float32 (float64 for float64), or null if that is one
+};
+
+int64_t bias_gradient_parts(int64_t rows);
+
 // All return an empty text, or what went wrong: the kernel, the shape and CUDA's words.
 std::string run_step(const StepForward& step, cudaStream_t stream);
 std::string run_step(const StepBackward& step, cudaStream_t stream);
 std::string run_step(const StepTangent& step, cudaStream_t stream);
 std::string run_step(const StepTangentBackward& step, cudaStream_t stream);
 std::string run_previous(const PreviousStates& call, cudaStream_t stream);
+std::string run_bias_gradients(const BiasGradients& call, cudaStream_t stream);
 
 std::string current_device(Device& device);
 // The plan, if what it asks for can be resident on this device now; or the next best plan that can.

@@ -84,21 +84,36 @@ std::string problem_text(const Plan& plan, const char* what, cudaError_t status)
          ": " + what + ": " + cudaGetErrorString(status);
 }
 
-// A kernel has one limit of shared memory, and threads whose plans differ share the kernel: held from prepare() on to
-// what needs the limit.
-std::mutex& limits() {
+// Guards what is asked of CUDA once and for all threads: limits and answers.
+std::mutex& once() {
   static std::mutex mutex;
   return mutex;
 }
 
+// A kernel has one limit of shared memory on a device, and threads whose plans differ share the kernel: it is only ever
+// raised. Under once().
 template <class Kernel>
 cudaError_t prepare(const Plan& plan, Kernel* kernel) {
+  struct Limits {
+    int64_t shared_bytes = -1;
+    bool large_clusters = false;
+  };
+  static std::map<std::pair<int, Kernel*>, Limits> of_device;
+  int device = 0;
+  if (const cudaError_t status = cudaGetDevice(&device)) return status;
+  Limits& limits = of_device[{device, kernel}];
   const auto set = [&](cudaFuncAttribute attribute, int value) {
     return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
   };
-  if (plan.regime == Regime::cluster && plan.cut.ctas > kPortableCluster)
+  if (plan.regime == Regime::cluster && plan.cut.ctas > kPortableCluster && !limits.large_clusters) {
     if (const cudaError_t status = set(cudaFuncAttributeNonPortableClusterSizeAllowed, 1)) return status;
-  return set(cudaFuncAttributeMaxDynamicSharedMemorySize, int(plan.shared_bytes));
+    limits.large_clusters = true;
+  }
+  if (plan.shared_bytes <= limits.shared_bytes) return cudaSuccess;
+  if (const cudaError_t status = set(cudaFuncAttributeMaxDynamicSharedMemorySize, int(plan.shared_bytes)))
+    return status;
+  limits.shared_bytes = plan.shared_bytes;
+  return cudaSuccess;
 }
 
 // CTAs of a plan that an SM has room for at once, or clusters that the device has.
@@ -118,7 +133,7 @@ cudaError_t ask_resident(const Device& device, const Plan& plan, Kernel* kernel,
   const int cluster = plan.regime == Regime::cluster ? plan.cut.ctas : 0;
   const std::tuple question(device.index, device.arch, device.sms, device.shared_bytes, kernel, plan.threads(),
                             plan.shared_bytes, cluster);
-  const std::lock_guard lock(limits());
+  const std::lock_guard lock(once());
   auto answer = answers.find(question);
   if (answer == answers.end()) {
     int count = 0;
@@ -146,8 +161,10 @@ std::string run(const Plan& plan, AnyLoop& loop, void* workspace, cudaStream_t s
   if (const int64_t bytes = workspace_bytes(plan))
     if (const cudaError_t status = cudaMemsetAsync(workspace, 0, size_t(bytes), stream))
       return problem_text(plan, "clearing the exchange's memory", status);
-  const std::lock_guard lock(limits());
-  if (const cudaError_t status = prepare(plan, kernel)) return problem_text(plan, "shared memory", status);
+  {
+    const std::lock_guard lock(once());
+    if (const cudaError_t status = prepare(plan, kernel)) return problem_text(plan, "shared memory", status);
+  }
   const Launch launch(plan, stream);
   if (const cudaError_t status = cudaLaunchKernelEx(&launch.config, kernel, loop))
     return problem_text(plan, "launch", status);

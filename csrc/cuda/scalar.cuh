@@ -74,7 +74,7 @@ template <>
 struct ExactMath<float> : Comparisons<float> {
   using Value = float;
   static __device__ __forceinline__ float one() { return 1.f; }
-  static __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
+  static __device__ __forceinline__ float sigmoid(float x) { return arch::fast_reciprocal(1.f + expf(-x)); }
   static __device__ __forceinline__ float tanh(float x) { return tanhf(x); }
 };
 

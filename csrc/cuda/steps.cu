@@ -1,8 +1,12 @@
 // Kernels without a loop over time: the gates of one step (or of many rows at once), and the states before each step.
+#include <algorithm>
+
 #include "steps.cuh"
 
 namespace gru_fused::cuda {
 namespace {
+
+constexpr int kLanes = 32, kRowsOfBlock = kThreads / kLanes;  // of the copy of the states: a row at a time is a warp's
 
 template <class Types>
 __global__ void __launch_bounds__(kThreads) step_forward(const __grid_constant__ StepForward call) {
@@ -60,22 +64,25 @@ __global__ void __launch_bounds__(kThreads) step_backward(const __grid_constant_
   to[3 * H] = narrow<Scalar>(grads.n);
 }
 
-// A block has one step's rows (blockIdx.x the step).
+// A warp has some rows of one step; the steps' blocks lie side by side.
 template <class Types>
 __global__ void __launch_bounds__(kThreads) previous_states(const __grid_constant__ PreviousStates call) {
   using Scalar = typename Types::Scalar;
   const Shape& shape = call.shape;
-  const int64_t H = shape.hidden, step = blockIdx.x, t = shape.time_of(step, call.direction);
+  const int64_t blocks = gridDim.x / unsigned(shape.steps), step = blockIdx.x / blocks;
+  const int64_t H = shape.hidden, t = shape.time_of(step, call.direction), rows = shape.rows_at(t);
   const int64_t before = step > 0 ? shape.time_of(step - 1, call.direction) : 0;
   const int64_t alive_before = step > 0 ? shape.rows_at(before) : 0;
   const Rows<const void> source{call.output.data, call.output.step, call.output.row};
   const int64_t from = shape.step_offset(source, before);
   const Rows<void> dense{call.previous, shape.batch * H, H};
   Scalar* const to = static_cast<Scalar*>(call.previous) + shape.step_offset(dense, t);
-  for (int64_t i = threadIdx.x; i < shape.rows_at(t) * H; i += kThreads) {
-    const int64_t row = i / H, unit = i % H;
-    to[i] = row < alive_before ? static_cast<const Scalar*>(call.output.data)[from + row * call.output.row + unit]
-                               : *at<Scalar>(call.hx, row, unit);
+  const int lane = int(threadIdx.x) % kLanes;
+  for (int64_t row = blockIdx.x % blocks * kRowsOfBlock + threadIdx.x / kLanes; row < rows;
+       row += blocks * kRowsOfBlock) {
+    const Scalar* const state =
+        row < alive_before ? at<Scalar>(call.output, from, row, 0) : at<Scalar>(call.hx, 0, row, 0);
+    for (int64_t unit = lane; unit < H; unit += kLanes) to[row * H + unit] = state[unit];
   }
 }
 
@@ -102,8 +109,12 @@ std::string run_previous(const PreviousStates& call, cudaStream_t stream) {
   static void (*const kernels[4])(PreviousStates) = {
       previous_states<ArithmeticOf<float>>, previous_states<ArithmeticOf<double>>,
       previous_states<ArithmeticOf<__nv_bfloat16>>, previous_states<ArithmeticOf<__half>>};
-  return launch("previous_states", kernels, call.shape.dtype, call, call.shape.steps, call.shape.steps,
-                call.shape.hidden, stream);
+  const Shape& shape = call.shape;
+  if (shape.steps == 0) return {};
+  constexpr int64_t kMaxBlocks = int64_t(1) << 30;
+  const int64_t wanted = (shape.batch + kRowsOfBlock - 1) / kRowsOfBlock, most = kMaxBlocks / shape.steps;
+  const int64_t blocks = shape.steps * std::max<int64_t>(1, std::min(wanted, most));
+  return launch("previous_states", kernels, shape.dtype, call, blocks, shape.steps, shape.hidden, stream);
 }
 
 }  // namespace gru_fused::cuda

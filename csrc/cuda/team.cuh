@@ -47,10 +47,10 @@ struct Place {
     threads = int(blockDim.x);
     thread = arch::kept(int(threadIdx.x));
     lane = thread % kWarp;
-    warp = thread / kWarp;
+    warp = __shfl_sync(0xffffffffu, thread / kWarp, 0);  // the same in all lanes, and the compiler may know it
     splits = arch::kept(cut.splits);
     group = warp / splits;
-    split = arch::kept(warp % splits);
+    split = warp % splits;
     rank = int(blockIdx.x) % cut.ctas;
     team = int(blockIdx.x) / cut.ctas;
     direction = team / loop.row_teams;
@@ -61,8 +61,8 @@ struct Place {
     const int64_t rows = int64_t(cut.tiles) * kRows;
     first_row = team % loop.row_teams * rows;
     valid_rows = arch::kept(int(loop.shape.batch - first_row < rows ? loop.shape.batch - first_row : rows));
-    tiles = arch::kept(live ? (valid_rows + kRows - 1) / kRows : 0);
-    pieces = arch::kept(live ? (valid_rows + kPieceRows - 1) / kPieceRows : 0);
+    tiles = live ? (valid_rows + kRows - 1) / kRows : 0;
+    pieces = live ? (valid_rows + kPieceRows - 1) / kPieceRows : 0;
     row_words = arch::kept(layout.row_words);
     gate_words = arch::kept(layout.operand_words / (kBackward ? kGates : 1));
     sums = arch::kept(int(layout.partials / sizeof(Value)) + group * kOutputs * kTileSums);
@@ -154,14 +154,14 @@ struct Place {
     };
     GRU_FUSED_UNROLL
     for (int chunk = 0; chunk < kHeld; chunk += kChunk) {
-      if (chunk >= weights.count) break;
+      if (chunk > 0 && chunk >= weights.count) break;  // a warp has at least one
       Operand operands[kChunk][kOperands];
       GRU_FUSED_UNROLL
       for (int s = chunk; s < kHeld && s < chunk + kChunk; ++s)
-        if (s < weights.count) read(s, operands[s - chunk]);
+        if (s == 0 || s < weights.count) read(s, operands[s - chunk]);
       GRU_FUSED_UNROLL
       for (int s = chunk; s < kHeld && s < chunk + kChunk; ++s)
-        if (s < weights.count)
+        if (s == 0 || s < weights.count)
           multiply(weights.held[s][0], weights.held[s][1], weights.held[s][2], operands[s - chunk]);
     }
     for (int s = kHeld; s < weights.count; ++s) {
@@ -198,12 +198,12 @@ struct Place {
     constexpr int kAtOnce = kMaxWarps / 2;
     GRU_FUSED_UNROLL
     for (int first = 0; first < kMaxWarps; first += kAtOnce) {
-      if (first >= splits) break;
+      if (first > 0 && first >= splits) break;
       Value of_split[kAtOnce][kOutputs];  // all asked for before the first is added
       GRU_FUSED_UNROLL
       for (int s = 0; s < kAtOnce; ++s) GRU_FUSED_UNROLL
       for (int output = 0; output < kOutputs; ++output)
-        of_split[s][output] = first + s < splits ? from[(first + s) * sums_of_split + output * kTileSums] : Value(0);
+        of_split[s][output] = first + s == 0 || first + s < splits ? from[(first + s) * sums_of_split + output * kTileSums] : Value(0);
       GRU_FUSED_UNROLL
       for (int s = 0; s < kAtOnce; ++s) GRU_FUSED_UNROLL
       for (int output = 0; output < kOutputs; ++output) sums[output] += of_split[s][output];

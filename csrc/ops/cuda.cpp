@@ -141,9 +141,11 @@ struct Cuda {
 
     std::vector<Tensor> previous;
     if (by_steps || recompute || need_weights)
-      for (int d = 0; d < shape.directions; ++d)
-        previous.push_back(
-            run.previous_states(d, call.params.direction[d].hx, call.params.direction[d].output, x, all_rows));
+      for (int d = 0; d < shape.directions; ++d) {
+        const BackwardDirection& my = call.params.direction[d];
+        previous.push_back(shape.steps == 1 ? state_of(call.hx, d)
+                                            : run.previous_states(d, my.hx, my.output, x, all_rows));
+      }
     std::optional<Tensor> again;
     if (recompute) again = made_again(run, call, x, weights, previous);
 
@@ -168,7 +170,7 @@ struct Cuda {
       if (call.grad_x) multiply(of_direction(*call.grad_x, d), columns(grads, H, 3 * H), weights.w_ih(d));
       const bool bias = weights.has_bias();
       if (need_weights)
-        weight_gradients(&call.grad_weights[d * (bias ? 4 : 2)], bias, input, grads, previous[d], previous[d]);
+        weight_gradients(run, &call.grad_weights[d * (bias ? 4 : 2)], bias, input, grads, previous[d], previous[d]);
     }
   }
 };

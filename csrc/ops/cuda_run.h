@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include "../cuda/kernels.h"
 #include "layer.h"
@@ -38,6 +39,15 @@ inline Tensor flat(const Tensor& steps) {
 }
 
 inline void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
+#ifndef GRU_FUSED_EMULATED
+  // The function behind the dispatcher, which a small call would notice: there is nothing for it to decide.
+  using Product = AOTITorchError (*)(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle);
+  static const auto product = in_torch_cuda<Product>("aoti_torch_cuda_mm_out");
+  if (product) {
+    STABLE_TORCH_ERROR_CODE_CHECK(product(out.get(), a.get(), b.get()));
+    return;
+  }
+#endif
   using torch::stable::detail::from;
   StableIValue stack[3] = {from(a), from(b), from(out)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack, TORCH_ABI_VERSION));
@@ -75,8 +85,12 @@ class Run {
     problem.backward = backward;
     problem.variant = variant;
     problem.steps = shape.steps;
+    const int64_t T = shape.steps,
+                  packed_rows = shape.batch_sizes && T > 0 ? shape.offsets[T - 1] + shape.batch_sizes[T - 1] : 0;
+    check(std::max(T, packed_rows) < std::numeric_limits<int32_t>::max(),
+          "on a CUDA device: expected fewer than 2147483647 steps, and rows of a packed batch; got ", T, " and ",
+          packed_rows);
     if (!shape.batch_sizes) return;
-    const int64_t T = shape.steps;
     Tensor host = torch::stable::empty({2 * T}, ScalarType::Long);
     auto* const numbers = static_cast<int64_t*>(host.data_ptr());
     std::memcpy(numbers, shape.batch_sizes, T * sizeof(int64_t));
@@ -101,11 +115,12 @@ class Run {
     check_status(cuda::run_loop(plan, loop, workspace ? workspace->data_ptr() : nullptr, stream));
   }
 
-  // States as the kernels of single steps keep them: [B, H].
-  Tensor wide_states(const Tensor& like) const {
-    const auto dtype = shape.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float;
-    return torch::stable::new_empty(like, {shape.batch, shape.hidden}, dtype);
+  // In the type that the kernels compute in.
+  Tensor new_wide(const Tensor& like, std::initializer_list<int64_t> sizes) const {
+    return torch::stable::new_empty(like, sizes, shape.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float);
   }
+  // States as the kernels of single steps keep them: [B, H].
+  Tensor wide_states(const Tensor& like) const { return new_wide(like, {shape.batch, shape.hidden}); }
 
   // The states before each step, [rows, H].
   Tensor previous_states(int d, const Rows<const void>& hx, const Rows<const void>& output, const Tensor& like,
@@ -207,17 +222,25 @@ inline Tensor wide_copy(const Run& run, const OptionalTensor& states, int d, con
 
 // Gradients of one direction's weights, from the gates' gradients of all steps: of w_ih, w_hh and, with bias, b_ih,
 // b_hh. hd is what W_hh's rows of r and z multiplied, hd_n what those of n did.
-inline void weight_gradients(const Tensor* to, bool bias, const Tensor& x, const Tensor& grads, const Tensor& hd,
-                             const Tensor& hd_n) {
+inline void weight_gradients(const Run& run, const Tensor* to, bool bias, const Tensor& x, const Tensor& grads,
+                             const Tensor& hd, const Tensor& hd_n) {
   const int64_t H = hd.size(1);
   multiply(to[0], transposed(columns(grads, H, 3 * H)), x);
   multiply(rows(to[1], 0, 2 * H), transposed(columns(grads, H, 2 * H)), hd);
   multiply(rows(to[1], 2 * H, H), transposed(columns(grads, 0, H)), hd_n);
   if (!bias) return;
-  sum_rows(to[2], columns(grads, H, 3 * H));
-  Tensor rz = part(to[3], 0, 2 * H);
-  torch::stable::copy_(rz, part(to[2], 0, 2 * H));
-  sum_rows(part(to[3], 2 * H, H), columns(grads, 0, H));
+  std::optional<Tensor> parts;
+  if (const int64_t count = cuda::bias_gradient_parts(grads.size(0)); count > 1)
+    parts = run.new_wide(grads, {count, 4 * H});
+  cuda::BiasGradients sums{};
+  sums.dtype = run.shape.dtype;
+  sums.rows = grads.size(0);
+  sums.hidden = H;
+  sums.grads = read_only(matrix_of(grads));
+  sums.b_ih = to[2].data_ptr();
+  sums.b_hh = to[3].data_ptr();
+  if (parts) sums.parts = parts->data_ptr();
+  check_status(cuda::run_bias_gradients(sums, run.stream));
 }
 
 }  // namespace gru_fused::ops

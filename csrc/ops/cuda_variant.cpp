@@ -237,7 +237,7 @@ void CudaVariant::variant_backward(const VariantBackwardCall& call, const Tensor
     if (norm)
       norm_weight_gradients(to, grads[d], hd);
     else
-      weight_gradients(to, each == 4, *input, grads[d].gates, hd, hd_n);
+      weight_gradients(run, to, each == 4, *input, grads[d].gates, hd, hd_n);
   }
 }
 

@@ -163,7 +163,7 @@ ForwardCall::ForwardCall(const Tensor& x, const Tensor& hx, const Weights& weigh
 BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& x,
                            const Tensor& hx, const Tensor& output, const OptionalTensor& gates, const Weights& weights,
                            const OptionalTensor& batch_sizes, bool cell, bool need_x, bool need_weights)
-    : layer(x, hx, weights, batch_sizes, cell), grad_h_n(grad_h_n), grad_hx(layer.new_states(x)) {
+    : layer(x, hx, weights, batch_sizes, cell), hx(hx), grad_h_n(grad_h_n), grad_hx(layer.new_states(x)) {
   const int64_t D = layer.shape().directions, H = layer.shape().hidden, I = layer.inputs();
   const int64_t element = layer.element_size();
   if (gates) {
@@ -182,7 +182,8 @@ BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTens
   }
 
   const auto dense = [&](const Tensor& tensor) -> const Tensor& { return with_dense_rows(tensor, copies); };
-  const Tensor &inputs = dense(x), &states = dense(hx), &outputs = dense(output);
+  this->hx = dense(hx);
+  const Tensor &inputs = dense(x), &states = this->hx, &outputs = dense(output);
   const Tensor* const saved = gates ? &dense(*gates) : nullptr;
   const Tensor* const step_grads = grad_output ? &dense(*grad_output) : nullptr;
   const Tensor* const last_grads = grad_h_n ? &dense(*grad_h_n) : nullptr;

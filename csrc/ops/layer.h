@@ -96,6 +96,7 @@ struct ForwardCall {
 // A call of the backward.
 struct BackwardCall {
   Layer layer;
+  Tensor hx;  // with dense rows
   OptionalTensor grad_h_n;
   Tensor grad_hx;
   OptionalTensor grad_x;  // of each direction: [D, ...]

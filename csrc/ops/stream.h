@@ -21,30 +21,40 @@ class DeviceGuard {
   cudaStream_t stream() const { return nullptr; }
 };
 #else
+// A function of torch's CUDA library, or null.
+template <class Function>
+Function in_torch_cuda(const char* name) {
+  static void* const library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
+  return reinterpret_cast<Function>(library ? dlsym(library, name) : nullptr);
+}
+
 // Makes the tensor's device the current one.
 class DeviceGuard {
  public:
   explicit DeviceGuard(const Tensor& tensor) : index_(tensor.get_device_index()) {
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        find<decltype(&aoti_torch_create_cuda_guard)>("aoti_torch_create_cuda_guard")(index_, &guard_));
+    static const auto create = find<decltype(&aoti_torch_create_cuda_guard)>("aoti_torch_create_cuda_guard");
+    STABLE_TORCH_ERROR_CODE_CHECK(create(index_, &guard_));
   }
-  ~DeviceGuard() { find<decltype(&aoti_torch_delete_cuda_guard)>("aoti_torch_delete_cuda_guard")(guard_); }
+  ~DeviceGuard() {
+    static const auto remove = find<decltype(&aoti_torch_delete_cuda_guard)>("aoti_torch_delete_cuda_guard");
+    remove(guard_);
+  }
   DeviceGuard(const DeviceGuard&) = delete;
 
   cudaStream_t stream() const {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        find<decltype(&aoti_torch_get_current_cuda_stream)>("aoti_torch_get_current_cuda_stream")(index_, &stream));
+    static const auto current =
+        find<decltype(&aoti_torch_get_current_cuda_stream)>("aoti_torch_get_current_cuda_stream");
+    STABLE_TORCH_ERROR_CODE_CHECK(current(index_, &stream));
     return static_cast<cudaStream_t>(stream);
   }
 
  private:
   template <class Function>
   static Function find(const char* name) {
-    static void* const library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
-    void* const found = library ? dlsym(library, name) : nullptr;
+    const auto found = in_torch_cuda<Function>(name);
     check(found, "this torch has no CUDA (", name, " was not found in libtorch_cuda.so)");
-    return reinterpret_cast<Function>(found);
+    return found;
   }
 
   int32_t index_;

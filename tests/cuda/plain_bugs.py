@@ -104,9 +104,9 @@ PLAIN_BUGS = [
     Bug(
         "sends-after-the-last-step",
         "forward.cuh",
-        "        if (step + 1 < shape.steps) {\n",
-        "        if (step + 1 == shape.steps) send_piece(place, exchange, step + 1, piece, 0, h);\n"
-        "        if (step + 1 < shape.steps) {\n",
+        "        if (step + 1 < times.steps) {\n",
+        "        if (step + 1 == times.steps) send_piece(place, exchange, step + 1, piece, 0, h);\n"
+        "        if (step + 1 < times.steps) {\n",
         "cluster",
         "forward",
         "report",
@@ -134,8 +134,8 @@ PLAIN_BUGS = [
     Bug(
         "a-warp-without-a-group-reads",
         "team.cuh",
-        "tiles = arch::kept(live ? (valid_rows + kRows - 1) / kRows : 0);",
-        "tiles = arch::kept((valid_rows + kRows - 1) / kRows);",
+        "tiles = live ? (valid_rows + kRows - 1) / kRows : 0;",
+        "tiles = (valid_rows + kRows - 1) / kRows;",
         "cluster",
         "backward",
         "thread",
@@ -164,11 +164,11 @@ PLAIN_BUGS = [
         "one-buffer-of-packets",
         "exchange.cuh",
         "    next_ = rows * words_;\n  }\n  __device__ __forceinline__ void start() const { __syncthreads(); }\n"
-        "  __device__ __forceinline__ const uint32_t* wait(int64_t step) const {\n"
+        "  __device__ __forceinline__ const uint32_t* wait(int step) const {\n"
         "    uint32_t* const operand = place_.operand(0);\n    if (step == 0) return operand;\n"
         "    const uint64_t*",
         "    next_ = 0;\n  }\n  __device__ __forceinline__ void start() const { __syncthreads(); }\n"
-        "  __device__ __forceinline__ const uint32_t* wait(int64_t step) const {\n"
+        "  __device__ __forceinline__ const uint32_t* wait(int step) const {\n"
         "    uint32_t* const operand = place_.operand(0);\n    if (step == 0) return operand;\n"
         "    const uint64_t*",
         "packets",
