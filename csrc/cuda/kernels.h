@@ -57,6 +57,18 @@ struct StepBackward {
   Rows<void> grads;              // [rows, 4H] as in GateGrads
 };
 
+// The backward of a layer of one step: without products the gates' gradients, with them dL/dhx.
+struct SingleBackward {
+  DType dtype;
+  int64_t rows, hidden;
+  Rows<const void> grad_output, grad_h_n;  // [rows, H] or null: zero
+  Rows<const void> hx;                     // [rows, H]
+  Rows<const void> gates;                  // [rows, 4H]
+  Rows<void> grads;                        // [rows, 4H] as in GateGrads
+  Rows<const void> products[2];            // [rows, H]: those of r and z with W_hh, and those of n
+  Rows<void> grad_hx;                      // [rows, H]
+};
+
 // The sweeps of the second order have steps only. "_t" is the tangent of what stands before it.
 struct StepTangent {
   DType dtype;
@@ -108,6 +120,7 @@ std::string run_step(const StepForward& step, cudaStream_t stream);
 std::string run_step(const StepBackward& step, cudaStream_t stream);
 std::string run_step(const StepTangent& step, cudaStream_t stream);
 std::string run_step(const StepTangentBackward& step, cudaStream_t stream);
+std::string run_single(const SingleBackward& call, cudaStream_t stream);
 std::string run_previous(const PreviousStates& call, cudaStream_t stream);
 std::string run_bias_gradients(const BiasGradients& call, cudaStream_t stream);
 

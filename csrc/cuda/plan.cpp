@@ -7,21 +7,21 @@ namespace gru_fused::cuda {
 namespace {
 
 // What a step takes, in nanoseconds, as a sum of what its parts take. The constants are a fit to the times of every cut
-// of 49 sizes, forward and backward, on an H200 (docs/notes/2026-11-26-gpu.md); the cut that they rank first is on
-// average 1.3 percent slower than the fastest of that size. On other devices they are an estimate.
+// of 52 sizes, forward and backward, on an H200 (docs/notes/2026-11-26-gpu-2.md); the cut that they rank first is on
+// average 1.1 percent slower than the fastest of that size. On other devices they are an estimate.
 struct PerStep {
   double fma, mma;
 };
-constexpr PerStep kBase{560, 770};                             // the gates, the sums over the splits, the loop
-constexpr PerStep kFragment{15, 4}, kFragmentBack{22.7, 7.2};  // of a warp's, on a quarter of an SM
-constexpr double kShared = 2;                                  // a kilobyte of weights read from shared memory
-constexpr double kPiece = 270, kPieceBack = 330;               // each of a warp's pieces after the first
+constexpr PerStep kBase{346, 525};                               // the gates, the sums over the splits, the loop
+constexpr PerStep kFragment{13.7, 3.3}, kFragmentBack{23, 6.2};  // of a warp's, on a quarter of an SM
+constexpr double kShared = 2;                                    // a kilobyte of weights read from shared memory
+constexpr double kPiece = 257, kPieceBack = 293;                 // each of a warp's pieces after the first
 // Exchanges: what one adds, forward and backward; a kilobyte of the operand at each member; a megabyte at all of them.
 struct PerExchange {
   double forward, backward, kilobyte, megabyte;
 };
-constexpr PerExchange kExchanges[] = {{80, 0, 0, 0}, {270, 275, 26, 0}, {635, 520, 74, 32}, {1270, 1100, 33, 22}};
-constexpr double kLargeKilobyte = 51;  // in a cluster of more CTAs than any device must have room for
+constexpr PerExchange kExchanges[] = {{100, 0, 0, 0}, {257, 214, 39, 0}, {816, 719, 80, 76}, {1413, 1239, 34, 9}};
+constexpr double kLargeKilobyte = 60;  // in a cluster of more CTAs than any device must have room for
 // Before the first step a team is launched and loads its weights; a fragment of each gate, of a warp's.
 constexpr double kTeam = 3500, kLoad = 600;
 // A step without a team: two launches; the product, or reading its weights.

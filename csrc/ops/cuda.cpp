@@ -40,7 +40,50 @@ void forward_steps(const Run& run, const ForwardCall& call, int d, const Tensor&
   torch::stable::copy_(last, state);
 }
 
+// The forward of one step: the states need no copy that goes from step to step.
+void forward_single(const Run& run, const ForwardCall& call, int d, const Tensor& inputs, const Tensor& w_hh) {
+  const ForwardDirection& my = call.params.direction[d];
+  const Tensor products = new_tensor(w_hh, {run.shape.batch, 3 * run.shape.hidden});
+  multiply(products, state_of(call.hx, d), transposed(w_hh));
+  cuda::StepForward one{};
+  one.dtype = run.shape.dtype;
+  one.rows = run.shape.batch;
+  one.hidden = run.shape.hidden;
+  one.inputs = read_only(matrix_of(inputs));
+  one.products = read_only(matrix_of(products));
+  one.b_ih = my.b_ih;
+  one.b_hh = my.b_hh;
+  one.previous = my.hx;
+  one.operand = my.h_n;
+  if (my.output.data != my.h_n.data) one.output = my.output;  // they are one in a cell
+  one.gates = my.gates;
+  check_status(cuda::run_step(one, run.stream));
+}
+
 // ---- Backward, step by step.
+void backward_single(const Run& run, const BackwardCall& call, int d, const Rows<const void>& gates,
+                     const Tensor& grads, const Tensor& w_hh) {
+  const int64_t B = run.shape.batch, H = run.shape.hidden;
+  const BackwardDirection& my = call.params.direction[d];
+  cuda::SingleBackward one{};
+  one.dtype = run.shape.dtype;
+  one.rows = B;
+  one.hidden = H;
+  one.grad_output = my.grad_output;
+  one.grad_h_n = my.grad_h_n;
+  one.hx = my.hx;
+  one.gates = gates;
+  one.grads = matrix_of(grads);
+  check_status(cuda::run_single(one, run.stream));
+  const Tensor products = new_tensor(w_hh, {2 * B, H}), of_rz = rows(products, 0, B), of_n = rows(products, B, B);
+  multiply(of_rz, columns(grads, H, 2 * H), rows(w_hh, 0, 2 * H));
+  multiply(of_n, columns(grads, 0, H), rows(w_hh, 2 * H, H));
+  one.products[0] = read_only(matrix_of(of_rz));
+  one.products[1] = read_only(matrix_of(of_n));
+  one.grad_hx = my.grad_hx;
+  check_status(cuda::run_single(one, run.stream));
+}
+
 void backward_steps(const Run& run, const BackwardCall& call, int d, const Rows<const void>& gates, const Tensor& grads,
                     const Tensor& previous, const Tensor& w_hh, const Tensor& like) {
   const Shape& shape = run.shape;
@@ -116,7 +159,10 @@ struct Cuda {
       const Tensor inputs = columns(of_direction(all, d), 0, 3 * H);
       multiply(inputs, input, transposed(weights.w_ih(d)));
       if (plan.regime == cuda::Regime::steps) {
-        forward_steps(run, call, d, inputs, weights.w_hh(d), x);
+        if (shape.steps == 1)
+          forward_single(run, call, d, inputs, weights.w_hh(d));
+        else
+          forward_steps(run, call, d, inputs, weights.w_hh(d), x);
         continue;
       }
       const ForwardDirection& my = call.params.direction[d];
@@ -155,7 +201,9 @@ struct Cuda {
     for (int d = 0; d < shape.directions; ++d) {
       const BackwardDirection& my = call.params.direction[d];
       const Rows<const void> gates = again ? call.layer.own_rows<const void>(*again, d) : my.gates;
-      if (by_steps)
+      if (by_steps && shape.steps == 1)
+        backward_single(run, call, d, gates, of_direction(all, d), weights.w_hh(d));
+      else if (by_steps)
         backward_steps(run, call, d, gates, of_direction(all, d), previous[d], weights.w_hh(d), x);
       else
         loop.direction[d] = {
