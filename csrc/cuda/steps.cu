@@ -69,8 +69,9 @@ template <class Types>
 __global__ void __launch_bounds__(kThreads) previous_states(const __grid_constant__ PreviousStates call) {
   using Scalar = typename Types::Scalar;
   const Shape& shape = call.shape;
-  const int64_t blocks = gridDim.x / unsigned(shape.steps), step = blockIdx.x / blocks;
-  const int64_t H = shape.hidden, t = shape.time_of(step, call.direction), rows = shape.rows_at(t);
+  const unsigned blocks = gridDim.x / unsigned(shape.steps);
+  const int64_t step = blockIdx.x / blocks, H = shape.hidden, t = shape.time_of(step, call.direction);
+  const int64_t rows = shape.rows_at(t), apart = int64_t(blocks) * kRowsOfBlock;
   const int64_t before = step > 0 ? shape.time_of(step - 1, call.direction) : 0;
   const int64_t alive_before = step > 0 ? shape.rows_at(before) : 0;
   const Rows<const void> source{call.output.data, call.output.step, call.output.row};
@@ -78,10 +79,10 @@ __global__ void __launch_bounds__(kThreads) previous_states(const __grid_constan
   const Rows<void> dense{call.previous, shape.batch * H, H};
   Scalar* const to = static_cast<Scalar*>(call.previous) + shape.step_offset(dense, t);
   const int lane = int(threadIdx.x) % kLanes;
-  for (int64_t row = blockIdx.x % blocks * kRowsOfBlock + threadIdx.x / kLanes; row < rows;
-       row += blocks * kRowsOfBlock) {
+  for (int64_t row = blockIdx.x % blocks * kRowsOfBlock + threadIdx.x / kLanes; row < rows; row += apart) {
     const Scalar* const state =
         row < alive_before ? at<Scalar>(call.output, from, row, 0) : at<Scalar>(call.hx, 0, row, 0);
+    GRU_FUSED_UNROLL_BY(4)
     for (int64_t unit = lane; unit < H; unit += kLanes) to[row * H + unit] = state[unit];
   }
 }

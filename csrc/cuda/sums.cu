@@ -43,8 +43,9 @@ __global__ void __launch_bounds__(kThreads) bias_gradients(const __grid_constant
   using Value = typename Types::Value;
   GRU_FUSED_DYNAMIC_SHARED(memory);
   Value* const shared = reinterpret_cast<Value*>(memory);
-  const int64_t count = 4 * call.hidden, blocks = (count + kColumns - 1) / kColumns;
-  const int64_t column = blockIdx.x % blocks * kColumns + threadIdx.x % kColumns, part = blockIdx.x / blocks;
+  const int64_t count = 4 * call.hidden;
+  const auto blocks = unsigned((count + kColumns - 1) / kColumns);
+  const int64_t column = int64_t(blockIdx.x % blocks) * kColumns + threadIdx.x % kColumns, part = blockIdx.x / blocks;
   const bool exists = column < count;
   Value* const parts = static_cast<Value*>(call.parts);
   Value sum;

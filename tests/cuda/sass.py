@@ -23,6 +23,7 @@ FORMS = {
 }
 EXCHANGES = ("Block", "Cluster", "Packet", "Flag")
 STEPS = ("step_forward", "step_backward", "step_tangent_backward", "step_tangent", "previous_states", "alive_rows")
+STEPS += ("single_backward", "bias_gradients")  # of two passes each
 STEPS += tuple(
     f"variant_{phase}" for phase in ("begin", "reset", "finish", "back", "reset_back", "norm", "norm_back", "operands")
 )
@@ -65,7 +66,7 @@ def readable(symbol: str) -> str:
         return f"{cell}{loop[1]} {form} {exchange}"
     step = re.search(rf"\d({'|'.join(STEPS)})INS\w*?ArithmeticOfI(\w+?)E", symbol)
     scalar = {"f": "f32", "d": "f64", "13__nv_bfloat16": "bf16", "6__half": "f16"}[step[2]]
-    return f"{step[1]} {scalar}"
+    return f"{step[1]} {scalar}{' second pass' if 'Lb1E' in symbol else ''}"
 
 
 def _sections(text: str, start: str) -> Iterator[tuple[str, str, str]]:

@@ -139,8 +139,8 @@ def test_resets_need_no_launch_of_their_own(every: bool, regime: str, emulated: 
     arguments["reset"] = torch.full_like(arguments["reset"], every)
     before = emulated.stats.launches
     ours = ops_results(arguments, cotangents)
-    if regime != "steps":  # two loops, the factors of W_hh for each direction, and the copy of x
-        assert emulated.stats.launches - before == 2 + 2 + 1
+    if regime != "steps":  # two loops; the factors of W_hh and the biases' sums of each direction; the copy of x
+        assert emulated.stats.launches - before == 2 + 2 * 2 + 1
     assert_equal_to_rounding(ours, reference_results(arguments, cotangents), eps=1e-12)
 
 
