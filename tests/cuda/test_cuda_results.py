@@ -28,9 +28,12 @@ from gru_fused import reference
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
-# One CTA and many, one split and many, one tile of rows and many, the last ones partly filled.
+# One CTA and many, one split and many, one tile of rows and many, the last ones partly filled; single steps.
 SIZES = [
     Case(T=1, B=1, I=1, H=1),
+    Case(T=1, B=19, I=3, H=33, bidirectional=True),
+    Case(T=1, B=5, I=3, H=20, hx=False, bias=False),
+    Case(lengths=(1, 1, 1), H=7, bidirectional=True),
     Case(T=5, B=9, I=3, H=7, bidirectional=True),
     Case(T=3, B=17, I=4, H=33, layers=2, hx=False),
     Case(T=4, B=1, I=3, H=130, bias=False),
@@ -38,9 +41,10 @@ SIZES = [
     PACKED[3],
     Case(lengths=(4, 6, 1, 1, 5, 2, 2, 3, 6), H=33, bidirectional=True),
 ]
+MANY_ROWS = Case(T=40, B=27, I=2, H=5)  # more than the biases' gradients sum at once
 
 
-@pytest.mark.parametrize("case", [*SIZES, Case(T=2, B=3, I=10, H=500)], ids=str)
+@pytest.mark.parametrize("case", [*SIZES, MANY_ROWS, Case(T=2, B=3, I=10, H=500)], ids=str)
 def test_float64_is_the_references(case: Case, regime: str) -> None:
     ours = case.module(gru_fused.GRU)
     given, cotangents = case.inputs(), case.cotangents()
@@ -102,3 +106,24 @@ def test_tf32_is_as_good_as_a_recurrence_with_rounded_operands(
             patched.setattr(reference, "F", SimpleNamespace(linear=tf32_recurrence, dropout=F.dropout))
             theirs.append(compute(twin(rnn, ReferenceGRU), *given))
     assert_as_good_as(pooled(ours), pooled(theirs), pooled(truth))
+
+
+def test_more_steps_than_a_kernel_counts_are_refused(emulated: EmulatedOps) -> None:
+    steps = 2**31
+    x = torch.zeros(1, 1, 1).expand(steps, 1, 1)  # takes no memory; the output is never touched
+    weights = [torch.zeros(3, 1), torch.zeros(3, 1)]
+    with pytest.raises(RuntimeError, match=r"expected fewer than 2147483647 steps.*got 2147483648"):
+        emulated.ops.forward(x, torch.zeros(1, 1, 1), weights, False, False, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=dtype_id)
+def test_sums_of_many_rows_are_as_good_as_nn_grus(dtype: torch.dtype, emulated: EmulatedOps) -> None:
+    """The biases' gradients alone: those of the weights are sums that torch's matrix product makes."""
+    rnn = MANY_ROWS.module(gru_fused.GRU, dtype)
+    given = MANY_ROWS.inputs(dtype)
+    compute = partial(run, cotangents=MANY_ROWS.cotangents(dtype))
+    ours, theirs = compute(rnn, *given), compute(twin(rnn, torch.nn.GRU), *given)
+    truth = compute(twin(rnn, ReferenceGRU, torch.float64), *given, dtype=torch.float64)
+    names = [name for name in truth if "bias" in name]
+    assert len(names) == 2
+    assert_as_good_as(*({name: y[name] for name in names} for y in (ours, theirs, truth)))
