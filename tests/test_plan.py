@@ -30,10 +30,12 @@ import pytest
         (dict(steps=100, batch=1, hidden=256, directions=2, threads=2), dict(shares=1, parallel=True)),
         (dict(steps=10, batch=1920, hidden=64, threads=2), dict(shares=2, share_rows=960, tile_rows=64, parallel=True)),
         (dict(steps=10, batch=65, hidden=64), dict(share_rows=65, tile_rows=33)),  # even tiles
-        (dict(steps=1, batch=240, hidden=512), dict(tile_rows=240)),  # a single step is one tile
+        (dict(steps=1, batch=240, hidden=128), dict(tile_rows=240)),  # a single step is one tile
+        (dict(steps=1, batch=240, hidden=512), dict(tile_rows=60)),  # or leaves room for the weights beside it
+        (dict(steps=1, batch=240, hidden=512, backward=True), dict(tile_rows=240)),  # not where gradients pass by
         # few rows in all: the weights' gradients would cost more than the rows
         (dict(steps=1, batch=240, hidden=512, threads=2), dict(shares=1, team=2, parallel=True)),
-        (dict(steps=1, batch=1024, hidden=256, threads=2), dict(shares=2, team=1, tile_rows=256)),
+        (dict(steps=1, batch=1024, hidden=256, threads=2), dict(shares=2, team=1, tile_rows=128)),
         (dict(steps=5, batch=3, hidden=4, threads=16), dict(shares=1, parallel=False)),  # too little work to share
         (dict(steps=5, batch=0, hidden=4, threads=2), dict(shares=0, tile_rows=0)),
     ],

@@ -39,7 +39,7 @@ struct PlainBackwardSteps {
   static constexpr int lanes = Simd<T>::lanes;
 
   static cpu::Plan plan(const Params& params, int64_t threads) {
-    cpu::Plan plan = cpu::plan_of(params.shape, threads);
+    cpu::Plan plan = cpu::plan_of(params.shape, threads, cpu::Sweep::backward);
     if (params.recompute()) plan.team = 1;  // each member would need the gates of all units
     plan.parallel = plan.parallel && plan.workers(params.shape) > 1;
     return plan;

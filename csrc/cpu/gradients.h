@@ -45,11 +45,11 @@ struct GateProduct {
     keep(0, panel, acc);
   }
 
- private:
   const T* of_gate(int64_t panel, int b) const {
     return weights + (3 * panel + blocks.gate[b]) * blocks.hidden * kWidth<T>;
   }
 
+ private:
   inline __attribute__((always_inline)) void keep(int64_t row, int64_t panel, const Vec<T> (&sums)[G]) const {
     for (int g = 0; g < G; ++g) {
       T* const at = to.at(row, panel * kWidth<T> + g * lanes);
@@ -57,6 +57,48 @@ struct GateProduct {
     }
   }
 };
+
+// The same with some of the rows of one panel, from `weights` on, for as many columns of one block of gate gradients.
+template <class T, int G>
+struct GateSlice {
+  Blocks<const T> grads;
+  const T* weights;  // [depth][kWidth]
+  int64_t depth;
+  Blocks<T> to;
+  bool add;
+
+  template <int M, int P>
+  inline __attribute__((always_inline)) void run(int64_t row, int64_t) const {
+    Vec<T> acc[1][M][G] = {};
+    multiply(acc, RowsOf<T>{grads.from(row, 0)}, {weights}, depth);
+    for (int m = 0; m < M; ++m)
+      for (int g = 0; g < G; ++g) {
+        T* const at = to.at(row + m, g * Simd<T>::lanes);
+        store(at, add ? load(at) + acc[0][m][g] : acc[0][m][g]);
+      }
+  }
+};
+
+// For more rows than these a panel comes by in slices, each of which stays in the first-level cache for all of them: a
+// whole one, 3H rows of it, is beyond that, and with the rows' own numbers beyond a second-level cache of 512 KiB. Of
+// AVX-512's cores we know none with such a one.
+constexpr int64_t kManyRows = GRU_FUSED_VECTOR_BYTES == 64 ? INT64_MAX : 4 * kRows;
+constexpr int64_t kSliceBytes = 24 * 1024;
+
+template <class T, int G, int count>
+void multiply_slices(const GateProduct<T, G, count>& product, int64_t rows, Range panels) {
+  const GateBlocks<T, count>& blocks = product.blocks;
+  const int64_t most = kSliceBytes / (kWidth<T> * int64_t(sizeof(T))) / Simd<T>::lanes * Simd<T>::lanes;
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel)
+    for (int b = 0; b < count; ++b)
+      for (int64_t k = 0; k < blocks.hidden; k += most) {
+        const T* const weights = product.of_gate(panel, b) + k * kWidth<T>;
+        const int64_t depth = k + most < blocks.hidden ? most : blocks.hidden - k;
+        for_blocks(rows, {0, 1},
+                   GateSlice<T, G>{blocks.grads.from(0, b * blocks.padded + k), weights, depth,
+                                   product.to.from(0, panel * kWidth<T>), product.add || b > 0 || k > 0});
+      }
+}
 
 // A part of the weight's panels; the last may have columns for fewer vectors. Every other step of a sequence may ask
 // for them `backwards`.
@@ -68,6 +110,8 @@ void multiply_panels(const GateBlocks<T, count>& blocks, int64_t rows, const T* 
   const auto some = [&](Range panels, const auto& product) {
     if (turns)
       for_panels_in_turn(panels, backwards, product);
+    else if (rows > kManyRows)
+      multiply_slices(product, rows, panels);
     else
       for_blocks(rows, panels, product);
   };

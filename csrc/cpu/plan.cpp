@@ -6,8 +6,9 @@ namespace gru_fused::cpu {
 namespace {
 
 // States of a tile stay in the second-level cache; the weights are read once per step and tile. A single step keeps
-// nothing for a next one.
-constexpr int64_t kMaxTileRows = 64, kMaxSingleStepRows = 256;
+// nothing for a next one and may have more rows: in the forward as long as they leave room there for the weights that
+// pass by, in the backward as the weights' gradients pass by with every tile.
+constexpr int64_t kMaxTileRows = 64, kMaxSingleStepRows = 256, kSingleStepBytes = 128 * 1024;
 // The gates of a chunk, 4H numbers a row, take at most this many bytes. That is more than the second-level cache: with
 // every chunk all weights pass by, and in the backward their gradients, which costs more than the rows of the chunk.
 constexpr int64_t kChunkBytes = 4 * 1024 * 1024;
@@ -26,7 +27,7 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-Plan plan_of(const Shape& shape, int64_t threads) {
+Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep) {
   Plan plan;
   if (shape.batch == 0) return plan;
   const int64_t work = 3 * shape.hidden * (shape.hidden + shape.inputs) * shape.batch * shape.steps;
@@ -37,9 +38,14 @@ Plan plan_of(const Shape& shape, int64_t threads) {
   const int64_t shares = std::min({of_direction, shape.batch, plan.packed ? worth : of_direction});
   plan.share_rows = ceil_div(shape.batch, shares);
   plan.shares = ceil_div(shape.batch, plan.share_rows);
-  const int64_t most_rows = shape.steps == 1 ? kMaxSingleStepRows : kMaxTileRows;
-  plan.tile_rows = ceil_div(plan.share_rows, ceil_div(plan.share_rows, most_rows));
   const int64_t accumulator = std::max<int64_t>(size_of(shape.dtype), 4);
+  int64_t most_rows = kMaxTileRows;
+  if (shape.steps == 1) {
+    const int64_t beside_weights = kSingleStepBytes / (shape.hidden * accumulator);
+    most_rows =
+        sweep == Sweep::backward ? kMaxSingleStepRows : std::clamp(beside_weights, kMaxTileRows, kMaxSingleStepRows);
+  }
+  plan.tile_rows = ceil_div(plan.share_rows, ceil_div(plan.share_rows, most_rows));
   const int64_t rows = std::min(kChunkBytes / (4 * shape.hidden * accumulator), kMaxChunkRows);
   plan.chunk_steps = std::clamp<int64_t>(rows / plan.tile_rows, 1, shape.steps);
   const int64_t step = 3 * shape.hidden * shape.hidden * plan.share_rows;

@@ -26,6 +26,8 @@ struct Plan {
   GRU_FUSED_HD int64_t workers(const Shape& shape) const { return pieces(shape) * team; }
 };
 
-Plan plan_of(const Shape& shape, int64_t threads);
+enum class Sweep { forward, backward };
+
+Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep = Sweep::forward);
 
 }  // namespace gru_fused::cpu

@@ -34,7 +34,7 @@ struct VariantBackwardSteps {
   static constexpr int64_t kGateOf[3] = {2, 0, 1};  // of the first three blocks of gate gradients
 
   static cpu::Plan plan(const Params& params, int64_t threads) {
-    cpu::Plan plan = cpu::plan_of(params.shape, threads);
+    cpu::Plan plan = cpu::plan_of(params.shape, threads, cpu::Sweep::backward);
     plan.packed = plan.packed || params.variant.cell.two_phases();
     return plan;
   }

@@ -57,11 +57,12 @@ Array<float> decoded(const Array<uint16_t>& x) {
   return result;
 }
 
-py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int directions, int64_t threads) {
+py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int directions, int64_t threads,
+              bool backward) {
   Shape shape;
   shape.steps = steps, shape.batch = batch, shape.inputs = inputs, shape.hidden = hidden;
   shape.directions = directions;
-  const cpu::Plan plan = cpu::plan_of(shape, threads);
+  const cpu::Plan plan = cpu::plan_of(shape, threads, backward ? cpu::Sweep::backward : cpu::Sweep::forward);
   using namespace py::literals;
   return py::dict("share_rows"_a = plan.share_rows, "shares"_a = plan.shares, "tile_rows"_a = plan.tile_rows,
                   "chunk_steps"_a = plan.chunk_steps, "team"_a = plan.team, "packed"_a = plan.packed,
@@ -80,5 +81,5 @@ PYBIND11_MODULE(MODULE_NAME, m) {
   m.def("decode_bf16", &decoded<bf16>);
   m.def("decode_f16", &decoded<f16>);
   m.def("plan", &plan, py::kw_only(), py::arg("steps"), py::arg("batch"), py::arg("inputs") = 1, py::arg("hidden"),
-        py::arg("directions") = 1, py::arg("threads") = 1);
+        py::arg("directions") = 1, py::arg("threads") = 1, py::arg("backward") = false);
 }
