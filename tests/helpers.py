@@ -108,6 +108,7 @@ AWKWARD = [
     Case(T=63, B=17, I=1, H=1, bidirectional=True),
     Case(T=3, B=17, I=4, H=130),
     Case(T=2, B=3, I=10, H=500),
+    Case(T=2, B=21, I=270, H=290),  # a panel of the backward in more slices than gates
     Case(T=63, B=1, I=16, H=33, layers=2),
     Case(T=1, B=17, I=33, H=32, bidirectional=True, bias=False),
     Case(T=2, B=1, I=3, H=130, layers=3, bidirectional=True),

@@ -203,7 +203,8 @@ struct Place {
       GRU_FUSED_UNROLL
       for (int s = 0; s < kAtOnce; ++s) GRU_FUSED_UNROLL
       for (int output = 0; output < kOutputs; ++output)
-        of_split[s][output] = first + s == 0 || first + s < splits ? from[(first + s) * sums_of_split + output * kTileSums] : Value(0);
+        of_split[s][output] =
+            first + s == 0 || first + s < splits ? from[(first + s) * sums_of_split + output * kTileSums] : Value(0);
       GRU_FUSED_UNROLL
       for (int s = 0; s < kAtOnce; ++s) GRU_FUSED_UNROLL
       for (int output = 0; output < kOutputs; ++output) sums[output] += of_split[s][output];
