@@ -80,8 +80,8 @@ struct GateSlice {
 };
 
 // For more rows than these a panel comes by in slices, each of which stays in the first-level cache for all of them: a
-// whole one, 3H rows of it, is beyond that, and with the rows' own numbers beyond a second-level cache of 512 KiB. Of
-// AVX-512's cores we know none with such a one.
+// whole one, 3H rows of it, is beyond that, and with the rows' own numbers beyond a second-level cache of 512 KiB. With
+// AVX-512, on cores with twice that, it was not measured.
 constexpr int64_t kManyRows = GRU_FUSED_VECTOR_BYTES == 64 ? INT64_MAX : 4 * kRows;
 constexpr int64_t kSliceBytes = 24 * 1024;
 
