@@ -21,14 +21,8 @@ __global__ void __launch_bounds__(kThreads) single_backward(const __grid_constan
     const Value sum = d * widen<Value>(gates[H]) + number(call.products[0]) + number(call.products[1]);
     *at<Scalar>(call.grad_hx, row, unit) = narrow<Scalar>(sum);
   } else {
-    const Gates<Value> saved = {widen<Value>(gates[0]), widen<Value>(gates[H]), widen<Value>(gates[2 * H]),
-                                widen<Value>(gates[3 * H])};
-    const auto grads = cell_backward<typename Types::Math>(d, saved, number(call.hx));
-    Scalar* const to = at<Scalar>(call.grads, row, unit);
-    to[0] = narrow<Scalar>(grads.nr);
-    to[H] = narrow<Scalar>(grads.r);
-    to[2 * H] = narrow<Scalar>(grads.z);
-    to[3 * H] = narrow<Scalar>(grads.n);
+    const auto grads = cell_backward<typename Types::Math>(d, saved_gates<Value>(gates, H), number(call.hx));
+    store_grads(at<Scalar>(call.grads, row, unit), H, grads);
   }
 }
 

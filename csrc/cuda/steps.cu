@@ -6,7 +6,7 @@
 namespace gru_fused::cuda {
 namespace {
 
-constexpr int kLanes = 32, kRowsOfBlock = kThreads / kLanes;  // of the copy of the states: a row at a time is a warp's
+constexpr int kRowsOfBlock = kThreads / kWarp;  // of the copy of the states: a row at a time is a warp's
 
 template <class Types>
 __global__ void __launch_bounds__(kThreads) step_forward(const __grid_constant__ StepForward call) {
@@ -51,17 +51,11 @@ __global__ void __launch_bounds__(kThreads) step_backward(const __grid_constant_
     return;
   }
   if (call.grad_output.data) d += widen<Value>(*at<Scalar>(call.grad_output, row, unit));
-  const Scalar* const gates = at<Scalar>(call.gates, row, unit);
-  const Gates<Value> saved = {widen<Value>(gates[0]), widen<Value>(gates[H]), widen<Value>(gates[2 * H]),
-                              widen<Value>(gates[3 * H])};
+  const auto saved = saved_gates<Value>(at<Scalar>(call.gates, row, unit), H);
   const Value h = widen<Value>(*at<Scalar>(call.previous, row, unit));
   const auto grads = cell_backward<typename Types::Math>(d, saved, h);
   *state = grads.h;
-  Scalar* const to = at<Scalar>(call.grads, row, unit);
-  to[0] = narrow<Scalar>(grads.nr);
-  to[H] = narrow<Scalar>(grads.r);
-  to[2 * H] = narrow<Scalar>(grads.z);
-  to[3 * H] = narrow<Scalar>(grads.n);
+  store_grads(at<Scalar>(call.grads, row, unit), H, grads);
 }
 
 // A warp has some rows of one step; the steps' blocks lie side by side.
@@ -78,12 +72,12 @@ __global__ void __launch_bounds__(kThreads) previous_states(const __grid_constan
   const int64_t from = shape.step_offset(source, before);
   const Rows<void> dense{call.previous, shape.batch * H, H};
   Scalar* const to = static_cast<Scalar*>(call.previous) + shape.step_offset(dense, t);
-  const int lane = int(threadIdx.x) % kLanes;
-  for (int64_t row = blockIdx.x % blocks * kRowsOfBlock + threadIdx.x / kLanes; row < rows; row += apart) {
+  const int lane = int(threadIdx.x) % kWarp;
+  for (int64_t row = blockIdx.x % blocks * kRowsOfBlock + threadIdx.x / kWarp; row < rows; row += apart) {
     const Scalar* const state =
         row < alive_before ? at<Scalar>(call.output, from, row, 0) : at<Scalar>(call.hx, 0, row, 0);
     GRU_FUSED_UNROLL_BY(4)
-    for (int64_t unit = lane; unit < H; unit += kLanes) to[row * H + unit] = state[unit];
+    for (int64_t unit = lane; unit < H; unit += kWarp) to[row * H + unit] = state[unit];
   }
 }
 

@@ -16,6 +16,19 @@ struct ArithmeticOf {
   using Math = std::conditional_t<sizeof(S) == 2, FastMath, ExactMath<Value>>;
 };
 
+// What a step saved, and what its backward leaves, of one unit: the numbers of a row lie H apart.
+template <class Value, class Scalar>
+__device__ __forceinline__ Gates<Value> saved_gates(const Scalar* from, int64_t H) {
+  return {widen<Value>(from[0]), widen<Value>(from[H]), widen<Value>(from[2 * H]), widen<Value>(from[3 * H])};
+}
+template <class Scalar, class Value>
+__device__ __forceinline__ void store_grads(Scalar* to, int64_t H, const GateGrads<Value>& grads) {
+  to[0] = narrow<Scalar>(grads.nr);
+  to[H] = narrow<Scalar>(grads.r);
+  to[2 * H] = narrow<Scalar>(grads.z);
+  to[3 * H] = narrow<Scalar>(grads.n);
+}
+
 std::string status_text(const char* kernel, cudaError_t status, int64_t rows, int64_t hidden) {
   if (status == cudaSuccess) return {};
   return std::string(kernel) + ", " + std::to_string(rows) + " rows of H=" + std::to_string(hidden) + ": " +
