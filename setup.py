@@ -44,6 +44,7 @@ PYTHON_LIMITED = "-DPy_LIMITED_API=0x030a0000"  # 3.10
 CPU_SOURCES: dict[str, list[str]] = {
     "cuda/plan.cpp": [],  # pure: a build without CUDA prints plans too
     "cpu/plan.cpp": [],
+    "cpu/other_work.cpp": [],
     "cpu/select.cpp": [],
     "cpu/isa_base.cpp": [],
 }

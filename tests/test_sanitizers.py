@@ -50,6 +50,7 @@ def test_kernels_are_right_and_clean(name: str, flags: list[str], tmp_path: Path
         **{CSRC / f"cpu/isa_{one}.cpp": [*flags, *([] if name == "base" else AVX2)] for one in built},
         **{HERE / f"{program}.cpp": flags for program in PROGRAMS},
         CSRC / "cpu/plan.cpp": flags,
+        CSRC / "cpu/other_work.cpp": flags,
         stubs: flags,
     }
     compiled = compile_all(sources, tmp_path)

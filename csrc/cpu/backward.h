@@ -112,6 +112,18 @@ struct Backward {
     }
   }
 
+  // The panels that one member multiplies by.
+  void pack_own(int direction, const Part& part) const {
+    const int64_t first = direction * panels(), first_of_states = first + gate_panels();
+    const auto pack_range = [&](int64_t from, Range range) {
+      for (int64_t p = range.begin; p < range.end; ++p) pack(from + p);
+    };
+    pack_range(first, part.member.part(gate_panels()));
+    if (!plan.packed) return;
+    pack_range(first_of_states, part.states);
+    pack_range(first_of_states + state_panels(), part.inputs);
+  }
+
   Team* team_of(int64_t i) const { return reinterpret_cast<Team*>(scratch + layout.teams) + i; }
 
   // Worker i: one of the team of piece i / team.
@@ -125,6 +137,7 @@ struct Backward {
     const int direction = int(i / plan.shares);
     const int64_t first = i % plan.shares * plan.share_rows;
     const int64_t last = first + plan.share_rows < params.shape.batch ? first + plan.share_rows : params.shape.batch;
+    if (plan.shares == 1) pack_own(direction, part);
     BiasSums<T> biases{layout.padded, layout.sums, part.units, piece.bias_sums};
     biases.clear();
     bool fresh = true;  // the weights' gradients hold nothing yet
@@ -246,12 +259,13 @@ void run_backward(const typename Steps::Params& params, void* scratch, const cpu
   const auto pack = [](const void* self, int64_t i) { static_cast<const Run*>(self)->pack(i); };
   const auto work = [](const void* self, int64_t i) { static_cast<const Run*>(self)->work(i); };
   const auto sum = [](const void* self, int64_t i) { static_cast<const Run*>(self)->sum_pieces(i); };
-  const bool parallel_now = side_by_side(plan, params.shape);
+  const bool parallel_now = side_by_side(plan);
   for (int64_t i = 0; i < plan.pieces(params.shape); ++i) new (backward.team_of(i)) Team;
   const int64_t directions = params.shape.directions;
-  run_all(parallel_now, parallel, directions * backward.panels(), pack, &backward);
+  // Several shares of a direction read the same panels, which are packed before; else each member packs its own.
+  if (plan.shares > 1) run_all(parallel_now, parallel, directions * backward.panels(), pack, &backward);
   run_all(parallel_now, parallel, plan.workers(params.shape), work, &backward);
-  run_all(parallel_now, parallel, directions * 3, sum, &backward);
+  run_all(parallel_now && !Run::direct(plan), parallel, directions * 3, sum, &backward);
 }
 
 // Bytes of scratch memory.

@@ -225,6 +225,10 @@ struct Forward {
     const int direction = int(i / plan.shares);
     const int64_t first = i % plan.shares * plan.share_rows;
     const int64_t last = first + plan.share_rows < params.shape.batch ? first + plan.share_rows : params.shape.batch;
+    if (plan.shares == 1) {
+      const Range own = member.part(layout.weights.panels);
+      for (int64_t panel = own.begin; panel < own.end; ++panel) weights_of(direction).pack(panel);
+    }
     for (int64_t row = first; row < last; row += plan.tile_rows)
       tile(i, direction, row, row + plan.tile_rows < last ? row + plan.tile_rows : last, member);
   }
@@ -294,9 +298,11 @@ void run_forward(const typename Steps::Params& params, void* scratch, const cpu:
   const Run forward{params, plan, Steps::scratch(params, plan), static_cast<Accumulate<S>*>(scratch)};
   const auto pack = [](const void* self, int64_t i) { static_cast<const Run*>(self)->pack(i); };
   const auto work = [](const void* self, int64_t i) { static_cast<const Run*>(self)->work(i); };
-  const bool parallel_now = side_by_side(plan, params.shape);
+  const bool parallel_now = side_by_side(plan);
   for (int64_t i = 0; i < plan.pieces(params.shape); ++i) new (forward.team_of(i)) Team;
-  run_all(parallel_now, parallel, params.shape.directions * forward.layout.weights.panels, pack, &forward);
+  // Several shares of a direction read the same panels, which are packed before; else each member packs its own.
+  if (plan.shares > 1)
+    run_all(parallel_now, parallel, params.shape.directions * forward.layout.weights.panels, pack, &forward);
   run_all(parallel_now, parallel, plan.workers(params.shape), work, &forward);
 }
 

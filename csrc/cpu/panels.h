@@ -10,6 +10,8 @@
 #include "core.h"
 #include "factors.h"
 #include "kernels.h"
+#include "other_work.h"
+#include "plan.h"
 
 namespace gru_fused {
 namespace {
@@ -191,6 +193,11 @@ inline void with_vectors(int64_t column, int64_t columns, const Action& action) 
   if (left > 2 * Simd<T>::lanes) return action(std::integral_constant<int, 3>{});
   if (left > Simd<T>::lanes) return action(std::integral_constant<int, 2>{});
   action(std::integral_constant<int, 1>{});
+}
+
+// Whether the workers of a plan run side by side.
+inline bool side_by_side(const cpu::Plan& plan) {
+  return plan.parallel && !cpu::other_work().expected(cpu::OtherWork::Clock::now());
 }
 
 // Waking another thread costs more than a small call: then everything runs here.

@@ -136,8 +136,9 @@ void run_tangent(const TangentParams& params, void* scratch, const cpu::Parallel
   const Tangent<S> tangent{params, plan, layout, static_cast<Accumulate<S>*>(scratch)};
   const auto pack = [](const void* self, int64_t i) { static_cast<const Tangent<S>*>(self)->pack(i); };
   const auto piece = [](const void* self, int64_t i) { static_cast<const Tangent<S>*>(self)->piece(i); };
-  run_all(plan.parallel, parallel, params.shape.directions * layout.weights.panels, pack, &tangent);
-  run_all(plan.parallel, parallel, plan.pieces(params.shape), piece, &tangent);
+  const bool parallel_now = side_by_side(plan);
+  run_all(parallel_now, parallel, params.shape.directions * layout.weights.panels, pack, &tangent);
+  run_all(parallel_now, parallel, plan.pieces(params.shape), piece, &tangent);
 }
 
 }  // namespace

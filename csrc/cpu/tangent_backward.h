@@ -159,8 +159,9 @@ void run_tangent_backward(const TangentBackwardParams& params, void* scratch, co
   const TangentBackward<S> sweep{params, plan, layout, static_cast<Accumulate<S>*>(scratch)};
   const auto pack = [](const void* self, int64_t i) { static_cast<const TangentBackward<S>*>(self)->pack(i); };
   const auto piece = [](const void* self, int64_t i) { static_cast<const TangentBackward<S>*>(self)->piece(i); };
-  run_all(plan.parallel, parallel, params.shape.directions * 2 * sweep.panels(), pack, &sweep);
-  run_all(plan.parallel, parallel, plan.pieces(params.shape), piece, &sweep);
+  const bool parallel_now = side_by_side(plan);
+  run_all(parallel_now, parallel, params.shape.directions * 2 * sweep.panels(), pack, &sweep);
+  run_all(parallel_now, parallel, plan.pieces(params.shape), piece, &sweep);
 }
 
 }  // namespace

@@ -6,20 +6,19 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <thread>
 
+#include "other_work.h"
 #include "panels.h"
-#include "plan.h"
 
 namespace gru_fused {
 namespace {
 
 class Team {
  public:
-  using Clock = std::chrono::steady_clock;
-  using Time = Clock::time_point;
+  using Clock = cpu::OtherWork::Clock;
+  using Time = cpu::OtherWork::Time;
 
   // The calling thread's rank in the team, from 0 on, or -1 if the team began without it. The first one waits a moment
   // for the others, up to `wanted` in all.
@@ -28,16 +27,16 @@ class Team {
     if (before & kClosed) return -1;
     if (before == 0) {
       const Time begin = Clock::now();
-      if (!machine_is_busy())
-        while (joined_.load(std::memory_order_relaxed) < uint32_t(wanted) && Clock::now() < begin + kPatience) pause();
+      if (!cpu::other_work().expected(begin))
+        while (joined_.load(std::memory_order_relaxed) < uint32_t(wanted) &&
+               Clock::now() < begin + cpu::OtherWork::kPatience)
+          pause();
       size_.store(int(joined_.fetch_or(kClosed, std::memory_order_acq_rel)), std::memory_order_release);
     } else {
       wait([&] { return size_.load(std::memory_order_acquire) != 0; });
     }
     return int(before);
   }
-
-  static bool machine_is_busy() { return Clock::now() < Time(Clock::duration(busy.load(std::memory_order_relaxed))); }
 
   int size() const { return size_.load(std::memory_order_relaxed); }
 
@@ -53,18 +52,12 @@ class Team {
       const Time done = Clock::now();
       wait([&] { return round_.load(std::memory_order_acquire) != round; });
       const Time met = Clock::now();
-      if (even && met - done > kPatience + (done - begun)) busy.store((met + kLater).time_since_epoch().count());
+      if (even) cpu::other_work().was_late(met, (met - done) - (done - begun));
     }
   }
 
  private:
   static constexpr uint32_t kClosed = 1u << 31;
-  // Waking a thread takes some 50 us; who comes later is not waited for.
-  static constexpr std::chrono::microseconds kPatience{100};
-  // A team that had to wait for longer lost a thread to other work: for so long there are no teams.
-  static constexpr std::chrono::milliseconds kLater{50};
-  static inline std::atomic<Time::rep> busy{Time::min().time_since_epoch().count()};
-
   // About what a step's parts differ by; then the core is left to whoever is waited for, who may need it.
   static constexpr int kSpins = 200;
 
@@ -88,12 +81,6 @@ class Team {
   alignas(64) std::atomic<int> arrived_{0};
   std::atomic<uint32_t> round_{0};
 };
-
-// Whether the workers of a plan run side by side. A single team on a busy machine had better not: even to begin takes
-// all its threads.
-inline bool side_by_side(const cpu::Plan& plan, const Shape& shape) {
-  return plan.parallel && !(plan.pieces(shape) == 1 && Team::machine_is_busy());
-}
 
 // One thread of a team.
 class Member {

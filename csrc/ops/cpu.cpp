@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "../cpu/kernels.h"
+#include "../cpu/other_work.h"
 #include "direct.h"
 #include "entry.h"
 #include "tangent.h"
@@ -27,9 +28,18 @@ const cpu::Kernels& kernels() {
 // torch's own threads, so that torch.set_num_threads, nesting and forking behave as users know them.
 cpu::Parallel torch_parallel() {
   return {[](int64_t count, void (*body)(const void*, int64_t), const void* context) {
+            using Clock = cpu::OtherWork::Clock;
+            const Clock::time_point called = Clock::now();
+            Clock::time_point own_done = called;  // the first part, which is this thread's
             torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+              const Clock::time_point came = Clock::now();
+              cpu::other_work().was_late(came, came - called);
               for (int64_t i = begin; i < end; ++i) body(context, i);
+              if (begin == 0) own_done = Clock::now();
             });
+            const Clock::time_point done = Clock::now();
+            cpu::other_work().was_late(done, (done - own_done) - (own_done - called));
+            cpu::other_work().was_in_time(done, done - called);
           },
           int64_t(torch::stable::get_num_threads())};
 }

@@ -1,10 +1,12 @@
-// What is no op, bound for the tests: the vector arithmetic and the plan. Built on demand, never in a wheel.
+// What is no op, bound for the tests: the vector arithmetic, the plan, and the judgement of other work. Built on
+// demand, never in a wheel.
 #ifndef GRU_FUSED_VECTOR_BYTES
 #define GRU_FUSED_VECTOR_BYTES 32
 #endif
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include "../../csrc/cpu/other_work.h"
 #include "../../csrc/cpu/plan.h"
 #include "../../csrc/cpu/simd_math.h"
 
@@ -69,6 +71,9 @@ py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int 
                   "once"_a = plan.once, "parallel"_a = plan.parallel);
 }
 
+// Times in microseconds since any moment.
+cpu::OtherWork::Time at(int64_t time) { return cpu::OtherWork::Time(std::chrono::microseconds(time)); }
+
 }  // namespace
 
 PYBIND11_MODULE(MODULE_NAME, m) {
@@ -82,4 +87,12 @@ PYBIND11_MODULE(MODULE_NAME, m) {
   m.def("decode_f16", &decoded<f16>);
   m.def("plan", &plan, py::kw_only(), py::arg("steps"), py::arg("batch"), py::arg("inputs") = 1, py::arg("hidden"),
         py::arg("directions") = 1, py::arg("threads") = 1, py::arg("backward") = false);
+  py::class_<cpu::OtherWork>(m, "OtherWork")
+      .def(py::init())
+      .def("expected", [](const cpu::OtherWork& self, int64_t now) { return self.expected(at(now)); })
+      .def("was_late",
+           [](cpu::OtherWork& self, int64_t now, int64_t by) { self.was_late(at(now), std::chrono::microseconds(by)); })
+      .def("was_in_time", [](cpu::OtherWork& self, int64_t now, int64_t worked) {
+        self.was_in_time(at(now), std::chrono::microseconds(worked));
+      });
 }

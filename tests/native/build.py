@@ -57,7 +57,8 @@ def build_bindings(folder: Path, vector_bytes: int = 32) -> ModuleType:
     flags = ["-O2", "-fPIC", *includes]
     bindings = [*flags, *(AVX512 if vector_bytes == 64 else AVX2)]
     bindings += [f"-DGRU_FUSED_VECTOR_BYTES={vector_bytes}", f"-DMODULE_NAME={name}"]
-    objects = compile_all({HERE / "bindings.cpp": bindings, CSRC / "cpu/plan.cpp": flags}, folder)
+    sources = {HERE / "bindings.cpp": bindings, CSRC / "cpu/plan.cpp": flags, CSRC / "cpu/other_work.cpp": flags}
+    objects = compile_all(sources, folder)
     library = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
     run([CXX, "-shared", *undefined, *map(str, objects), "-o", str(library)])
