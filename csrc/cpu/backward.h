@@ -195,7 +195,7 @@ struct Backward {
     }
     const auto block = [&](int64_t gate, int64_t unit, int64_t column) {
       with_vectors<T>(column, columns, [&](auto vectors) {
-        for_blocks(valid_lanes<T>(unit, hidden), {0, 1},
+        for_blocks({0, valid_lanes<T>(unit, hidden)}, {0, 1},
                    WeightGradient<T, vectors>{grads_from(piece, 0, blocks[gate]), rows, unit,
                                               panels + column * plan.chunk_rows(), column, to + gate * hidden * columns,
                                               columns, add});

@@ -6,6 +6,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <unistd.h>
+#endif
 
 namespace gru_fused {
 namespace {
@@ -33,6 +36,22 @@ inline bool asks_early() {
 }
 #else
 inline bool asks_early() { return false; }
+#endif
+
+// Bytes that may stay in the second-level cache, a quarter of it, while much else passes by. Tests define few.
+#ifdef GRU_FUSED_NEAR_BYTES
+inline int64_t near_bytes() { return GRU_FUSED_NEAR_BYTES; }
+#else
+inline int64_t near_bytes() {
+  static const int64_t bytes = [] {
+    int64_t cache = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return (cache > 0 ? cache : 512 * 1024) / 4;
+  }();
+  return bytes;
+}
 #endif
 
 }  // namespace

@@ -113,14 +113,20 @@ struct GateWeights {
   }
 };
 
+// Makes one of the two products below from panels that were packed before.
+template <class Product>
+void for_all(const Product& product, int64_t rows, Range part) {
+  for_near_rows(rows, product.row_bytes(), [&](Range near) { for_blocks(near, part, product); });
+}
+
 // Makes one of the two products below for some rows: a part of its panels, or, if the weights are not packed, all.
 template <class Product>
 void make(const Product& product, int64_t rows, Range part) {
   if (!product.weights.packed) return product.make_unpacked(rows);
-  if (!product.late()) return for_blocks(rows, part, product);
+  if (!product.late()) return for_all(product, rows, part);
   for (int64_t panel = part.begin; panel < part.end; ++panel) {
     product.pack(panel);
-    for_blocks(rows, {panel, panel + 1}, product);
+    for_blocks({0, rows}, {panel, panel + 1}, product);
   }
 }
 
@@ -130,7 +136,7 @@ void recurrent_step_from_panels(const Product& product, int64_t s, int64_t rows,
   if (in_turn(rows, product.weights.state_bytes))
     for_panels_in_turn(part, s % 2, product);
   else
-    for_blocks(rows, part, product);
+    for_all(product, rows, part);
 }
 
 // The same from any weights.
@@ -152,6 +158,7 @@ struct Projection {
   Blocks<const T> x;  // factors if the weights are packed, else numbers
   T* gi;              // [panels][capacity of x][3][lanes]
 
+  int64_t row_bytes() const { return weights.input_factors() * int64_t(sizeof(T)); }
   bool late() const { return weights.input_late; }
   void pack(int64_t panel) const { weights.pack_input(panel); }
 
@@ -159,15 +166,11 @@ struct Projection {
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
     Vec<T> acc[P][M][3];
     const T* of_panel[P];
-    for (int p = 0; p < P; ++p) {
-      of_panel[p] = weights.w_ih_panel(panel + p);
-      for (int m = 0; m < M; ++m)
-        for (int g = 0; g < 3; ++g) acc[p][m][g] = bias(panel + p, g);
-    }
+    for (int p = 0; p < P; ++p) of_panel[p] = weights.w_ih_panel(panel + p);
     multiply<T, M, P, FactorsOf<S>>(acc, RowsOf<T>{x.from(row)}, of_panel, weights.input_factors());
-    for (int p = 0; p < P; ++p)
-      for (int m = 0; m < M; ++m)
-        for (int g = 0; g < 3; ++g) store(at(row + m, panel + p) + g * lanes, acc[p][m][g]);
+    for_sums<P, M, 3>([&](int p, int m, int g) __attribute__((always_inline)) {
+      store(at(row + m, panel + p) + g * lanes, acc[p][m][g] + bias(panel + p, g));
+    });
   }
 
   void make_unpacked(int64_t rows) const {
@@ -199,12 +202,13 @@ struct RecurrentProduct {
   T* gh;              // [panels][capacity of h][3][lanes], used only if the weights are not packed
   Epilogue epilogue;
 
+  int64_t row_bytes() const { return weights.state_factors() * int64_t(sizeof(T)); }
   bool late() const { return weights.state_late; }
   void pack(int64_t panel) const { weights.pack_state(panel); }
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
-    Vec<T> acc[P][M][count] = {};
+    Vec<T> acc[P][M][count];
     const T* of_panel[P];
     for (int p = 0; p < P; ++p) {
       of_panel[p] = weights.w_hh_panel(panel + p) + first_gate * lanes;

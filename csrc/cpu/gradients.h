@@ -26,11 +26,12 @@ struct GateProduct {
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
-    Vec<T> acc[P][M][G] = {};
-    for (int b = 0; b < count; ++b) {
-      const T* of_panel[P];
-      for (int p = 0; p < P; ++p) of_panel[p] = of_gate(panel + p, b);
-      multiply(acc, RowsOf<T>{blocks.grads.from(row, b * blocks.padded)}, of_panel, blocks.hidden);
+    Vec<T> acc[P][M][G];
+    multiply_gate(acc, row, panel, 0);
+    for (int b = 1; b < count; ++b) {
+      Vec<T> more[P][M][G];
+      multiply_gate(more, row, panel, b);
+      add_sums(acc, more);
     }
     for (int p = 0; p < P; ++p)
       for (int m = 0; m < M; ++m) keep(row + m, panel + p, acc[p][m]);
@@ -50,6 +51,14 @@ struct GateProduct {
   }
 
  private:
+  template <int M, int P>
+  inline __attribute__((always_inline)) void multiply_gate(Vec<T> (&sum)[P][M][G], int64_t row, int64_t panel,
+                                                           int b) const {
+    const T* of_panel[P];
+    for (int p = 0; p < P; ++p) of_panel[p] = of_gate(panel + p, b);
+    multiply(sum, RowsOf<T>{blocks.grads.from(row, b * blocks.padded)}, of_panel, blocks.hidden);
+  }
+
   inline __attribute__((always_inline)) void keep(int64_t row, int64_t panel, const Vec<T> (&sums)[G]) const {
     for (int g = 0; g < G; ++g) {
       T* const at = to.at(row, panel * kWidth<T> + g * lanes);
@@ -58,46 +67,49 @@ struct GateProduct {
   }
 };
 
-// The same with some of the rows of one panel, from `weights` on, for as many columns of one block of gate gradients.
+// The same with some of the rows of each panel, for as many columns of one block of gate gradients.
 template <class T, int G>
 struct GateSlice {
   Blocks<const T> grads;
-  const T* weights;  // [depth][kWidth]
-  int64_t depth;
+  const T* weights;     // of panel 0: [depth][kWidth]
+  int64_t panel, depth;  // from one panel to the next
   Blocks<T> to;
   bool add;
 
   template <int M, int P>
-  inline __attribute__((always_inline)) void run(int64_t row, int64_t) const {
-    Vec<T> acc[1][M][G] = {};
-    multiply(acc, RowsOf<T>{grads.from(row, 0)}, {weights}, depth);
-    for (int m = 0; m < M; ++m)
-      for (int g = 0; g < G; ++g) {
-        T* const at = to.at(row + m, g * Simd<T>::lanes);
-        store(at, add ? load(at) + acc[0][m][g] : acc[0][m][g]);
-      }
+  inline __attribute__((always_inline)) void run(int64_t row, int64_t first) const {
+    Vec<T> acc[P][M][G];
+    const T* of_panel[P];
+    for (int p = 0; p < P; ++p) of_panel[p] = weights + (first + p) * panel;
+    multiply_block<T, M, P>(acc, RowsOf<T>{grads.from(row, 0)}, of_panel, 0, depth);
+    for_sums<P, M, G>([&](int p, int m, int g) __attribute__((always_inline)) {
+      T* const at = to.at(row + m, (first + p) * kWidth<T> + g * Simd<T>::lanes);
+      store(at, add ? load(at) + acc[p][m][g] : acc[p][m][g]);
+    });
   }
 };
 
-// For more rows than these a panel comes by in slices, each of which stays in the first-level cache for all of them: a
-// whole one, 3H rows of it, is beyond that, and with the rows' own numbers beyond a second-level cache of 512 KiB. With
-// AVX-512, on cores with twice that, it was not measured.
-constexpr int64_t kManyRows = GRU_FUSED_VECTOR_BYTES == 64 ? INT64_MAX : 4 * kRows;
+// With more rows than these panels, 3H rows each, come by in slices, each of which stays in the first-level cache for
+// all rows, and those rows' numbers that a slice meets stay in the second-level cache for all panels. With AVX-512, on
+// cores with twice that cache, it was not measured.
+constexpr int64_t kManyRows = GRU_FUSED_VECTOR_BYTES == 64 ? INT64_MAX : kRows;
 constexpr int64_t kSliceBytes = 24 * 1024;
 
 template <class T, int G, int count>
 void multiply_slices(const GateProduct<T, G, count>& product, int64_t rows, Range panels) {
   const GateBlocks<T, count>& blocks = product.blocks;
-  const int64_t most = kSliceBytes / (kWidth<T> * int64_t(sizeof(T))) / Simd<T>::lanes * Simd<T>::lanes;
-  for (int64_t panel = panels.begin; panel < panels.end; ++panel)
+  constexpr int64_t fit = kSliceBytes / (kWidth<T> * int64_t(sizeof(T))) / Simd<T>::lanes * Simd<T>::lanes;
+  constexpr int64_t most = fit < kSumBlock ? fit : kSumBlock;
+  for_near_rows(rows, most * int64_t(sizeof(T)), [&](Range near) {
     for (int b = 0; b < count; ++b)
       for (int64_t k = 0; k < blocks.hidden; k += most) {
-        const T* const weights = product.of_gate(panel, b) + k * kWidth<T>;
         const int64_t depth = k + most < blocks.hidden ? most : blocks.hidden - k;
-        for_blocks(rows, {0, 1},
-                   GateSlice<T, G>{blocks.grads.from(0, b * blocks.padded + k), weights, depth,
-                                   product.to.from(0, panel * kWidth<T>), product.add || b > 0 || k > 0});
+        for_blocks(near, panels,
+                   GateSlice<T, G>{blocks.grads.from(0, b * blocks.padded + k),
+                                   product.of_gate(0, b) + k * kWidth<T>, 3 * blocks.hidden * kWidth<T>, depth,
+                                   product.to, product.add || b > 0 || k > 0});
       }
+  });
 }
 
 // A part of the weight's panels; the last may have columns for fewer vectors. Every other step of a sequence may ask
@@ -113,7 +125,7 @@ void multiply_panels(const GateBlocks<T, count>& blocks, int64_t rows, const T* 
     else if (rows > kManyRows)
       multiply_slices(product, rows, panels);
     else
-      for_blocks(rows, panels, product);
+      for_blocks({0, rows}, panels, product);
   };
   const auto last = [&] {
     if (part.end > full)
@@ -169,18 +181,17 @@ struct WeightGradient {
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t) const {
     const int64_t unit = first_unit + row;
-    Vec<T> acc[1][M][G] = {};
+    Vec<T> acc[1][M][G];
     // The product takes longer than the result's way from the third-level cache.
     for (int m = 0; m < M; ++m)
       for (int g = 0; g < G; ++g) __builtin_prefetch(to + (unit + m) * columns + first_column + g * lanes, 1);
-    multiply(acc, ColumnsOf<T>{grads.at(0, unit)}, {panel}, rows);
-    for (int m = 0; m < M; ++m)
-      for (int g = 0; g < G; ++g) {
-        const int64_t column = first_column + g * lanes;
-        const int count = valid_lanes<T>(column, columns);
-        T* const at = to + (unit + m) * columns + column;
-        store(at, add ? load(at, count) + acc[0][m][g] : acc[0][m][g], count);
-      }
+    multiply_block<T, M, 1>(acc, ColumnsOf<T>{grads.at(0, unit)}, {panel}, 0, rows);
+    for_sums<1, M, G>([&](int p, int m, int g) __attribute__((always_inline)) {
+      const int64_t column = first_column + g * lanes;
+      const int count = valid_lanes<T>(column, columns);
+      T* const at = to + (unit + m) * columns + column;
+      store(at, add ? load(at, count) + acc[p][m][g] : acc[p][m][g], count);
+    });
   }
 };
 

@@ -66,35 +66,63 @@ struct ColumnsOf {
   inline __attribute__((always_inline)) const T* at(int64_t k) const { return block + k * next_k; }
 };
 
-// acc[p][m][g] += sum over k of a(m, k) * panels[p][k][g], for M rows, P panels and their first G vectors at once.
-template <class T, int M, int P, class Factors = Numbers, int G, class Left>
-inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[P][M][G], const Left& a, const T* const (&panels)[P],
-                                                    int64_t depth) {
-  constexpr int lanes = Simd<T>::lanes;
-  for (int64_t begin = 0; begin < depth; begin += kSumBlock) {
-    const int64_t end = begin + kSumBlock < depth ? begin + kSumBlock : depth;
-    Vec<T> sum[P][M][G] = {};
-    for (int64_t k = begin; k < end; k += Left::run) {
-      const T* left = a.at(k);
-      const int64_t stop = k + Left::run < end ? k + Left::run : end;
-      for (int64_t i = k; i < stop; ++i, left += Left::next_k) {
+// Calls action(p, m, g) for every sum of a microkernel. As one loop to the compiler, sums stay in registers.
+template <int P, int M, int G, class Action>
+inline __attribute__((always_inline)) void for_sums(const Action& action) {
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) {
-          const T* weights = panels[p] + i * kWidth<T>;
-          Vec<T> w[G];
-          for (int g = 0; g < G; ++g) w[g] = load(weights + g * lanes);
+  for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
-          for (int m = 0; m < M; ++m) {
-            const T x = left[m * Left::next_m];
+    for (int m = 0; m < M; ++m)
 #pragma GCC unroll 3
-            for (int g = 0; g < G; ++g) Factors::add(sum[p][m][g], x, w[g]);
-          }
+      for (int g = 0; g < G; ++g) action(p, m, g);
+}
+
+// sum[p][m][g] = sum over k in [begin, end) of a(m, k) * panels[p][k][g], for M rows, P panels and their first G vectors
+// at once. They are no more than kSumBlock.
+template <class T, int M, int P, class Factors = Numbers, int G, class Left>
+inline __attribute__((always_inline)) void multiply_block(Vec<T> (&sum)[P][M][G], const Left& a,
+                                                          const T* const (&panels)[P], int64_t begin, int64_t end) {
+  constexpr int lanes = Simd<T>::lanes;
+  // One by one: `= {}` clears an array in memory, which takes as long as thirty terms.
+  for_sums<P, M, G>([&](int p, int m, int g) __attribute__((always_inline)) { sum[p][m][g] = Vec<T>{}; });
+  for (int64_t k = begin; k < end; k += Left::run) {
+    const T* left = a.at(k);
+    const int64_t stop = k + Left::run < end ? k + Left::run : end;
+    for (int64_t i = k; i < stop; ++i, left += Left::next_k) {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) {
+        const T* weights = panels[p] + i * kWidth<T>;
+        Vec<T> w[G];
+        for (int g = 0; g < G; ++g) {
+          w[g] = load(weights + g * lanes);
+          if constexpr (M > 2) in_order(w[g]);  // one load for all rows
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+          const T x = left[m * Left::next_m];
+#pragma GCC unroll 3
+          for (int g = 0; g < G; ++g) Factors::add(sum[p][m][g], x, w[g]);
         }
       }
     }
-    for (int p = 0; p < P; ++p)
-      for (int m = 0; m < M; ++m)
-        for (int g = 0; g < G; ++g) acc[p][m][g] += sum[p][m][g];
+  }
+}
+
+// sum += more
+template <int P, int M, int G, class V>
+inline __attribute__((always_inline)) void add_sums(V (&sum)[P][M][G], const V (&more)[P][M][G]) {
+  for_sums<P, M, G>([&](int p, int m, int g) __attribute__((always_inline)) { sum[p][m][g] += more[p][m][g]; });
+}
+
+// The same over any number of terms.
+template <class T, int M, int P, class Factors = Numbers, int G, class Left>
+inline __attribute__((always_inline)) void multiply(Vec<T> (&sum)[P][M][G], const Left& a, const T* const (&panels)[P],
+                                                    int64_t depth) {
+  multiply_block<T, M, P, Factors>(sum, a, panels, 0, depth < kSumBlock ? depth : kSumBlock);
+  for (int64_t begin = kSumBlock; begin < depth; begin += kSumBlock) {
+    Vec<T> more[P][M][G];
+    multiply_block<T, M, P, Factors>(more, a, panels, begin, begin + kSumBlock < depth ? begin + kSumBlock : depth);
+    add_sums(sum, more);
   }
 }
 
@@ -134,12 +162,12 @@ struct Range {
 // inside, so that a panel stays in the first-level cache for all rows. Rows are spread evenly: 5 rows are 3 + 2, not
 // 4 + 1.
 template <class Tile>
-inline void for_blocks(int64_t rows, Range panels, const Tile& tile) {
-  const int64_t groups = (rows + kRows - 1) / kRows;
+inline void for_blocks(Range of_rows, Range panels, const Tile& tile) {
+  const int64_t rows = of_rows.end - of_rows.begin, groups = (rows + kRows - 1) / kRows;
   const auto row_groups = [&](auto several, int64_t panel) {
-    int64_t row = 0;
+    int64_t row = of_rows.begin;
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t end = rows * (g + 1) / groups;
+      const int64_t end = of_rows.begin + rows * (g + 1) / groups;
       switch (end - row) {
 #define GRU_FUSED_ROWS(M)                                                                          \
   case M:                                                                                          \
@@ -166,6 +194,16 @@ inline void for_blocks(int64_t rows, Range panels, const Tile& tile) {
   if (together > 1)
     for (; panel + together <= panels.end; panel += together) row_groups(std::true_type{}, panel);
   for (; panel < panels.end; ++panel) row_groups(std::false_type{}, panel);
+}
+
+// Calls action with parts of the rows, `row_bytes` each, that stay in the second-level cache while panels pass by. Each
+// part has panels pass by again, and so is no smaller than pays for that.
+template <class Action>
+inline void for_near_rows(int64_t rows, int64_t row_bytes, const Action& action) {
+  constexpr int64_t least = 8 * kRows;
+  const int64_t fit = near_bytes() / (row_bytes > 0 ? row_bytes : 1), most = fit > least ? fit : least;
+  const int64_t parts = (rows + most - 1) / most;
+  for (int64_t i = 0; i < parts; ++i) action(Range{rows * i / parts, rows * (i + 1) / parts});
 }
 
 // Whether the panels of a matrix of so many bytes had better be read one after the other.
