@@ -15,8 +15,8 @@ from native.build import AVX2, COMMON, CSRC, CXX, HERE, compile_all, has, run
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the program names x86-64's instruction sets")
 
 CASES = 400
-# Small weights as if they were large, on a core that asks for them early; the others are cores that do not (core.h).
-EARLY = ["-DGRU_FUSED_ASKS_EARLY=1", "-DGRU_FUSED_FAR_WEIGHTS=2048"]
+# Small weights and few rows as if they were many, on a core that asks for weights early; the others do not (core.h).
+EARLY = ["-DGRU_FUSED_ASKS_EARLY=1", "-DGRU_FUSED_FAR_WEIGHTS=2048", "-DGRU_FUSED_NEAR_BYTES=2048"]
 LATE = "-DGRU_FUSED_ASKS_EARLY=0"
 PROGRAMS = ["kernels_check", "variants_check", "sweeps_check"]
 

@@ -124,7 +124,7 @@ struct PlainBackwardSteps {
     const GateWeights<S> weights = run.gate_weights_of(direction);
     const ChunkGates<T> gates{run.grads_of(piece), run.layout.padded};
     const Range all{0, weights.panels};
-    make(Projection<S>{weights, x, piece.gi}, rows, all);
+    make_projection<S>(weights, x, piece.gi, rows, all);
     using Step = CellStep<S, ChunkGates<T>>;
     make(RecurrentProduct<S, Step>{weights, states, piece.gh, Step{weights, piece.gi, run.plan.chunk_rows(), gates}},
          rows, all);

@@ -287,7 +287,7 @@ struct Forward {
       rows += alive;
     }
     member.meet_after_chunk();  // all rows are there
-    if (rows > 0) make(Projection<S>{weights, inputs, gi}, rows, member.part(layout.weights.panels));
+    if (rows > 0) make_projection<S>(weights, inputs, gi, rows, member.part(layout.weights.panels));
   }
 };
 

@@ -91,15 +91,16 @@ struct GateWeights {
   T* w_ih_panel(int64_t p) const { return w_ih + (input_late ? place : p) * input_factors() * kWidth<T>; }
   T* w_hh_panel(int64_t p) const { return w_hh + (state_late ? place : p) * state_factors() * kWidth<T>; }
 
-  void pack_input(int64_t p) const {
-    pack_gates<Factors>(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p, w_ih_panel(p));
+  void pack_input(int64_t p, Range factors) const {
+    pack_gates<Factors>(static_cast<const S*>(io.w_ih.data), io.w_ih.row, hidden, inputs, p, factors, w_ih_panel(p));
   }
   void pack_state(int64_t p) const {
-    pack_gates<Factors>(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, hidden, p, w_hh_panel(p));
+    pack_gates<Factors>(static_cast<const S*>(io.w_hh.data), io.w_hh.row, hidden, hidden, p, {0, state_factors()},
+                        w_hh_panel(p));
   }
 
   void pack(int64_t p) const {
-    if (packed && io.w_ih.data && !input_late) pack_input(p);
+    if (packed && io.w_ih.data && !input_late) pack_input(p, {0, input_factors()});
     if (packed && !state_late) pack_state(p);
     const int count = valid_lanes<T>(p * lanes, hidden);
     const auto bias = [&](const void* data, int64_t gate) {
@@ -157,19 +158,21 @@ struct Projection {
   const GateWeights<S>& weights;
   Blocks<const T> x;  // factors if the weights are packed, else numbers
   T* gi;              // [panels][capacity of x][3][lanes]
+  Range slice;        // of the factors; the first makes gi, the others add to it
 
-  int64_t row_bytes() const { return weights.input_factors() * int64_t(sizeof(T)); }
+  int64_t row_bytes() const { return (slice.end - slice.begin) * int64_t(sizeof(T)); }
   bool late() const { return weights.input_late; }
-  void pack(int64_t panel) const { weights.pack_input(panel); }
+  void pack(int64_t panel) const { weights.pack_input(panel, slice); }
 
   template <int M, int P>
   inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
     Vec<T> acc[P][M][3];
     const T* of_panel[P];
-    for (int p = 0; p < P; ++p) of_panel[p] = weights.w_ih_panel(panel + p);
-    multiply<T, M, P, FactorsOf<S>>(acc, RowsOf<T>{x.from(row)}, of_panel, weights.input_factors());
+    for (int p = 0; p < P; ++p) of_panel[p] = weights.w_ih_panel(panel + p) + (late() ? 0 : slice.begin) * kWidth<T>;
+    multiply<T, M, P, FactorsOf<S>>(acc, RowsOf<T>{x.from(row, slice.begin)}, of_panel, slice.end - slice.begin);
     for_sums<P, M, 3>([&](int p, int m, int g) __attribute__((always_inline)) {
-      store(at(row + m, panel + p) + g * lanes, acc[p][m][g] + bias(panel + p, g));
+      T* const to = at(row + m, panel + p) + g * lanes;
+      store(to, acc[p][m][g] + (slice.begin == 0 ? bias(panel + p, g) : load(to)));
     });
   }
 
@@ -186,6 +189,19 @@ struct Projection {
   inline Vec<T> bias(int64_t panel, int g) const { return load(weights.biases + (panel * 4 + g) * lanes); }
   inline T* at(int64_t row, int64_t panel) const { return gi + (panel * x.capacity + row) * kWidth<T>; }
 };
+
+// The input projection of some rows, from panels in slices.
+template <class S>
+void make_projection(const GateWeights<S>& weights, const Blocks<const Accumulate<S>>& x, Accumulate<S>* gi,
+                     int64_t rows, Range part) {
+  const int64_t factors = weights.input_factors(), most = kHasSlices && weights.packed ? kSumBlock : factors;
+  int64_t begin = 0;
+  do {
+    const int64_t end = begin + most < factors ? begin + most : factors;
+    make(Projection<S>{weights, x, gi, {begin, end}}, rows, part);
+    begin = end;
+  } while (begin < factors);
+}
 
 // h W_hh^T, and what an epilogue makes of it while the sums are in registers: for each row and panel
 //   void prefetch(row, panel)              called some time before

@@ -71,7 +71,7 @@ struct GateProduct {
 template <class T, int G>
 struct GateSlice {
   Blocks<const T> grads;
-  const T* weights;     // of panel 0: [depth][kWidth]
+  const T* weights;      // of panel 0: [depth][kWidth]
   int64_t panel, depth;  // from one panel to the next
   Blocks<T> to;
   bool add;
@@ -89,25 +89,18 @@ struct GateSlice {
   }
 };
 
-// With more rows than these panels, 3H rows each, come by in slices, each of which stays in the first-level cache for
-// all rows, and those rows' numbers that a slice meets stay in the second-level cache for all panels. With AVX-512, on
-// cores with twice that cache, it was not measured.
-constexpr int64_t kManyRows = GRU_FUSED_VECTOR_BYTES == 64 ? INT64_MAX : kRows;
-constexpr int64_t kSliceBytes = 24 * 1024;
-
+// The same in slices of the panels, which are 3H rows long. Those of the rows' numbers that a slice meets stay in the
+// second-level cache for all panels.
 template <class T, int G, int count>
 void multiply_slices(const GateProduct<T, G, count>& product, int64_t rows, Range panels) {
   const GateBlocks<T, count>& blocks = product.blocks;
-  constexpr int64_t fit = kSliceBytes / (kWidth<T> * int64_t(sizeof(T))) / Simd<T>::lanes * Simd<T>::lanes;
-  constexpr int64_t most = fit < kSumBlock ? fit : kSumBlock;
-  for_near_rows(rows, most * int64_t(sizeof(T)), [&](Range near) {
+  for_near_rows(rows, kSumBlock * int64_t(sizeof(T)), [&](Range near) {
     for (int b = 0; b < count; ++b)
-      for (int64_t k = 0; k < blocks.hidden; k += most) {
-        const int64_t depth = k + most < blocks.hidden ? most : blocks.hidden - k;
+      for (int64_t k = 0; k < blocks.hidden; k += kSumBlock) {
+        const int64_t depth = k + kSumBlock < blocks.hidden ? kSumBlock : blocks.hidden - k;
         for_blocks(near, panels,
-                   GateSlice<T, G>{blocks.grads.from(0, b * blocks.padded + k),
-                                   product.of_gate(0, b) + k * kWidth<T>, 3 * blocks.hidden * kWidth<T>, depth,
-                                   product.to, product.add || b > 0 || k > 0});
+                   GateSlice<T, G>{blocks.grads.from(0, b * blocks.padded + k), product.of_gate(0, b) + k * kWidth<T>,
+                                   3 * blocks.hidden * kWidth<T>, depth, product.to, product.add || b > 0 || k > 0});
       }
   });
 }
@@ -122,7 +115,7 @@ void multiply_panels(const GateBlocks<T, count>& blocks, int64_t rows, const T* 
   const auto some = [&](Range panels, const auto& product) {
     if (turns)
       for_panels_in_turn(panels, backwards, product);
-    else if (rows > kManyRows)
+    else if (kHasSlices && rows > kRows)
       multiply_slices(product, rows, panels);
     else
       for_blocks({0, rows}, panels, product);

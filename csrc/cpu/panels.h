@@ -32,8 +32,11 @@ inline int valid_lanes(int64_t column, int64_t columns) {
   return left >= Simd<T>::lanes ? Simd<T>::lanes : left > 0 ? int(left) : 0;
 }
 
-// A sum over more terms than this is made in blocks, which keeps the rounding error of long sums small.
+// A sum over more terms than this is made in blocks, which keeps the rounding error of long sums small. So many rows of
+// a panel, 24 KiB at most but with AVX-512, stay in the first-level cache for all rows of a product that takes the
+// panels in such slices. With AVX-512, on cores with twice the second-level cache, slices were not measured.
 constexpr int64_t kSumBlock = 256;
+constexpr bool kHasSlices = GRU_FUSED_VECTOR_BYTES < 64;
 
 // Rows in blocks of one vector: element (row, k) lies at data[k / lanes][row][k % lanes], so that the rows of a
 // microkernel lie side by side. `capacity` is how many rows an array has room for.
@@ -77,8 +80,8 @@ inline __attribute__((always_inline)) void for_sums(const Action& action) {
       for (int g = 0; g < G; ++g) action(p, m, g);
 }
 
-// sum[p][m][g] = sum over k in [begin, end) of a(m, k) * panels[p][k][g], for M rows, P panels and their first G vectors
-// at once. They are no more than kSumBlock.
+// sum[p][m][g] = sum over k in [begin, end) of a(m, k) * panels[p][k][g], for M rows, P panels and their first G
+// vectors at once. They are no more than kSumBlock.
 template <class T, int M, int P, class Factors = Numbers, int G, class Left>
 inline __attribute__((always_inline)) void multiply_block(Vec<T> (&sum)[P][M][G], const Left& a,
                                                           const T* const (&panels)[P], int64_t begin, int64_t end) {

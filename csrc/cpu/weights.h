@@ -6,23 +6,22 @@
 namespace gru_fused {
 namespace {
 
-// Forward: panel p, from a weight [3H, depth], with the rows of units p * lanes and on of each gate, turned.
-// Units past H are zero.
+// Forward: some of the factors of panel p, from a weight [3H, depth], with the rows of units p * lanes and on of each
+// gate, turned. They begin with a full vector. Units past H are zero.
 template <class Factors, class S, class T>
-void pack_gates(const S* w, int64_t w_row, int64_t hidden, int64_t depth, int64_t p, T* panel) {
+void pack_gates(const S* w, int64_t w_row, int64_t hidden, int64_t depth, int64_t p, Range some, T* panel) {
   constexpr int lanes = Simd<T>::lanes;
   const int valid = valid_lanes<T>(p * lanes, hidden);
-  const int64_t factors = factors_in(depth, Factors::terms);
   for (int64_t g = 0; g < 3; ++g) {
     const S* const first = w + (g * hidden + p * lanes) * w_row;
-    for (int64_t k = 0; k < factors; k += lanes) {
+    for (int64_t k = some.begin; k < some.end; k += lanes) {
       const int64_t term = k * Factors::terms;
       Vec<T> block[lanes];
       for (int v = 0; v < lanes; ++v)
         block[v] = v < valid ? Factors::load_factors(first + v * w_row + term, depth - term) : Vec<T>{};
       transpose<T>(block);
-      const int count = valid_lanes<T>(k, factors);
-      for (int i = 0; i < count; ++i) store(panel + ((k + i) * 3 + g) * lanes, block[i]);
+      const int count = valid_lanes<T>(k, some.end);
+      for (int i = 0; i < count; ++i) store(panel + ((k - some.begin + i) * 3 + g) * lanes, block[i]);
     }
   }
 }
