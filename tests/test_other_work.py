@@ -55,11 +55,11 @@ def test_several_late_threads_are_one_failure(work: Any) -> None:
     assert pause_after(work, 5000, by=4000) == 8000
 
 
-@pytest.mark.parametrize("calls, expected", [(0, 8000), (1, 6000), (3, 4000), (100, 4000)])
-def test_calls_in_time_take_their_own_time_off_the_next_pause(work: Any, calls: int, expected: int) -> None:
+@pytest.mark.parametrize("calls, expected", [(0, 8000), (1, 6400), (3, 4000), (100, 4000)])
+def test_calls_in_time_take_eight_times_their_own_time_off_the_next_pause(work: Any, calls: int, expected: int) -> None:
     pause_after(work, 0, by=4000)
     for call in range(calls):
-        work.was_in_time(5000 + 1000 * call, 1000)
+        work.was_in_time(5000 + 100 * call, 100)
     assert pause_after(work, 500_000, by=4000) == expected
 
 

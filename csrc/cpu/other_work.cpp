@@ -20,7 +20,8 @@ void OtherWork::was_late(Time now, Duration by) {
 void OtherWork::was_in_time(Time now, Duration worked) {
   if (expected(now)) return;  // one was late after all
   const Duration before(pause_.load(std::memory_order_relaxed));
-  if (before.count() > 0) pause_.store(std::max(before - worked, Duration(0)).count(), std::memory_order_relaxed);
+  if (before.count() > 0)
+    pause_.store(std::max(before - kForgiven * worked, Duration(0)).count(), std::memory_order_relaxed);
 }
 
 OtherWork& other_work() {

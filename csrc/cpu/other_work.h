@@ -3,7 +3,7 @@
 // A shared call ends when its last thread has come and gone, and a thread whose core is taken comes a slice of the
 // scheduler later: milliseconds. Nobody tells who else runs; so each thread that is late tells, and then calls stay
 // alone for a while: for as long as it was late, twice as long if the attempt after that fails too, and so on. Shared
-// calls that nobody is late for take their own time off what the next pause begins with.
+// calls that nobody is late for take a multiple of their own time off what the next pause begins with.
 #pragma once
 
 #include <atomic>
@@ -21,6 +21,8 @@ class OtherWork {
   static constexpr std::chrono::microseconds kPatience{100};
   // One attempt that fails costs about 10 ms.
   static constexpr std::chrono::milliseconds kLongest{250};
+  // Threads that come a little late every now and then still win.
+  static constexpr int kForgiven = 8;
 
   bool expected(Time now) const;
   void was_late(Time now, Duration by);
