@@ -69,7 +69,7 @@ struct ColumnsOf {
   inline __attribute__((always_inline)) const T* at(int64_t k) const { return block + k * next_k; }
 };
 
-// Calls action(p, m, g) for every sum of a microkernel. As one loop to the compiler, sums stay in registers.
+// Calls action(p, m, g) for every sum of a microkernel, unrolled: so the sums stay in registers.
 template <int P, int M, int G, class Action>
 inline __attribute__((always_inline)) void for_sums(const Action& action) {
 #pragma GCC unroll 8
