@@ -78,6 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.busy", description=__doc__)
     parser.add_argument("--seconds", type=float, default=1.0, help="per figure")
     seconds = parser.parse_args().seconds
+    if not hasattr(os, "sched_setaffinity"):
+        parser.error("needs Linux, to keep the process that spins on one core")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         parser.error("needs two cores")

@@ -71,8 +71,9 @@ struct GateProduct {
 template <class T, int G>
 struct GateSlice {
   Blocks<const T> grads;
-  const T* weights;      // of panel 0: [depth][kWidth]
-  int64_t panel, depth;  // from one panel to the next
+  const T* weights;  // of panel 0: [depth][kWidth]
+  int64_t panel;     // from one panel to the next
+  int64_t depth;
   Blocks<T> to;
   bool add;
 

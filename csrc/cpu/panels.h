@@ -86,7 +86,7 @@ template <class T, int M, int P, class Factors = Numbers, int G, class Left>
 inline __attribute__((always_inline)) void multiply_block(Vec<T> (&sum)[P][M][G], const Left& a,
                                                           const T* const (&panels)[P], int64_t begin, int64_t end) {
   constexpr int lanes = Simd<T>::lanes;
-  // One by one: `= {}` clears an array in memory, which takes as long as thirty terms.
+  // One by one: `= {}` clears an array in memory, which takes as long as ten terms of the sums.
   for_sums<P, M, G>([&](int p, int m, int g) __attribute__((always_inline)) { sum[p][m][g] = Vec<T>{}; });
   for (int64_t k = begin; k < end; k += Left::run) {
     const T* left = a.at(k);
