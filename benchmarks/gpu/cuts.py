@@ -8,7 +8,8 @@ from typing import NamedTuple
 GROUP, WARPS, WARP, PIECE_ROWS, SUM_STRIDE = 16, 8, 32, 2, 20
 GATES, FRAGMENT_BYTES = 3, 512
 TILES = (1, 2, 4, 8, 16)
-REGIMES = ("block", "cluster", "packets", "flags")
+REGIMES = ("row", "block", "cluster", "packets", "flags")
+ROW_UNITS, ROW_LANES, LARGEST_ROW, REGISTERS = 32, 4, 128, 65536  # of a CTA with one batch row
 SMS, SHARED_BYTES, LARGEST_CLUSTER, PORTABLE_CLUSTER = 132, 227 * 1024, 16, 8  # of an H100 or H200
 
 
@@ -55,8 +56,12 @@ class Cut:
         return ceil_div(ceil_div(self.H, GROUP), self.groups)
 
     @property
+    def is_row(self) -> bool:
+        return self.regime == "row"
+
+    @property
     def units(self) -> int:
-        return ceil_div(self.H, GROUP) * GROUP
+        return self.groups * GROUP if self.is_row else ceil_div(self.H, GROUP) * GROUP
 
     @property
     def steps_per_warp(self) -> int:
@@ -65,6 +70,8 @@ class Cut:
 
     @property
     def splits(self) -> int:
+        if self.is_row:
+            return GROUP * ROW_LANES // WARP
         return ceil_div(self.units // self.traits.step, self.steps_per_warp)
 
     @property
@@ -73,7 +80,7 @@ class Cut:
 
     @property
     def teams(self) -> int:
-        return ceil_div(self.B, self.tiles * self.traits.rows)
+        return self.B if self.is_row else ceil_div(self.B, self.tiles * self.traits.rows)
 
     @property
     def beyond(self) -> int:
@@ -82,7 +89,10 @@ class Cut:
 
     @property
     def shared_bytes(self) -> int:
-        """plan.h, layout_of."""
+        """plan.h, layout_of and row_shared_bytes."""
+        if self.is_row:
+            operands, width = (2 * GATES, self.units + 4) if self.backward else (2, self.units)
+            return 128 * 4 + (operands * self.units + GATES * ROW_UNITS * width) * 4
         _, rows, operand_bytes, value_bytes, _ = self.traits
         rows *= self.tiles
         words = (GATES if self.backward else 1) * self.units * operand_bytes // 4
@@ -93,6 +103,8 @@ class Cut:
         return 16 + 64 * 16 + operand + sums + state + self.warps * self.beyond * GATES * FRAGMENT_BYTES
 
     def can_be(self) -> bool:
+        if self.is_row:
+            return self.H <= LARGEST_ROW
         if self.shared_bytes > SHARED_BYTES or self.tiles >= 2 * ceil_div(self.B, self.traits.rows):
             return False
         if self.regime == "block":
@@ -103,6 +115,8 @@ class Cut:
 
     def parts(self) -> dict[str, float]:
         """What a step consists of, by the names of the costs in plan.cpp, times how often it is done."""
+        if self.is_row:
+            return self.parts_of_row()
         rows = min(self.B, self.tiles * self.traits.rows)
         tiles, pieces = ceil_div(rows, self.traits.rows), ceil_div(ceil_div(rows, PIECE_ROWS), self.splits)
         busy = max(1.0, self.warps / 4)
@@ -124,9 +138,22 @@ class Cut:
             waves = ceil_div(self.teams * self.ctas, SMS)
         return {name: amount * waves for name, amount in parts.items()}
 
+    def parts_of_row(self) -> dict[str, float]:
+        weights = GATES * self.units**2
+        at_once = REGISTERS // (self.warps * WARP * min(48 + self.units, 128))
+        back = "Back" if self.backward else ""
+        parts = {
+            f"kRow{back}.base": 1.0,
+            f"kRow{back}.weight": weights,
+            f"kRow{back}.shared": weights * (min(at_once, ceil_div(self.teams, SMS)) - 1),
+        }
+        waves = ceil_div(self.teams, at_once * SMS)
+        return {name: amount * waves for name, amount in parts.items()}
+
 
 def cuts_of(dtype: str, B: int, H: int, backward: bool) -> list[Cut]:
     groups = min(ceil_div(H, GROUP), WARPS)
-    sizes = [(regime, n, tiles) for regime in REGIMES for n in range(1, groups + 1) for tiles in TILES]
+    sizes = [("row", ceil_div(H, ROW_UNITS) * ROW_UNITS // GROUP, 1)]
+    sizes += [(regime, n, tiles) for regime in REGIMES[1:] for n in range(1, groups + 1) for tiles in TILES]
     every = (Cut(dtype, B, H, backward, *size) for size in sizes)
     return [cut for cut in every if cut.can_be()]

@@ -26,7 +26,7 @@ def main() -> int:
     times = read(parser.parse_args().plans)
     costs = fitted(times)
     for name, cost in sorted(costs.items()):
-        print(f"{name:22} {cost * 1e3:8.1f}")
+        print(f"{name:22} {cost * 1e3:10.4f}")
     losses = sorted(losses_of(times, costs), reverse=True, key=lambda loss: loss[0])
     print(f"slower than the best of {len(losses)}: {mean(loss for loss, _ in losses) - 1:.1%} on average; at worst:")
     for loss, text in losses[:10]:

@@ -137,6 +137,26 @@ __device__ __forceinline__ Number kept(Number number) {
   return number;
 }
 
+// ---- Global memory: a number that is asked for long before its turn, and comes into the very register that it is used
+// from. To the compiler a load is a number of its own, which it may move at the end of a loop, and then waits for.
+template <class Number>
+__device__ __forceinline__ void ask_for(const Number* from, bool wanted, Number& to) {
+#ifdef GRU_FUSED_EMULATED
+  if (wanted) to = *from;
+#else
+  static_assert(sizeof(Number) == 4 || sizeof(Number) == 2);
+#define GRU_FUSED_ASK(bits, constraint, type)                                                \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p ld.global." type " %0, [%1];\n}" \
+               : constraint(bits)                                                            \
+               : "l"(from), "r"(int(wanted)))
+  if constexpr (sizeof(Number) == 4)
+    GRU_FUSED_ASK(to, "+f", "f32");
+  else
+    GRU_FUSED_ASK(reinterpret_cast<unsigned short&>(to), "+h", "b16");
+#undef GRU_FUSED_ASK
+#endif
+}
+
 // ---- 2^x and 1 / x by the hardware's tables, to some 2^-22 of the result; denormal numbers are 0.
 __device__ __forceinline__ float fast_exp2(float x) {
 #ifdef GRU_FUSED_EMULATED

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
 #include <string>
 
 #include "loop.h"
@@ -23,6 +24,17 @@ const LoopKernels& loops_f64();
 const LoopKernels& loops_tf32();
 const LoopKernels& loops_bf16();
 const LoopKernels& loops_f16();
+
+struct RowKernels {
+  template <class Loop>
+  using OfSizes = std::array<void (*)(Loop), kMaxRowUnits / kRowUnits>;  // by units / kRowUnits - 1
+  std::array<OfSizes<ForwardLoop>, 2> forward;                           // of a packed batch the second
+  std::array<OfSizes<BackwardLoop>, 2> backward;
+};
+
+const RowKernels& rows_f32();
+const RowKernels& rows_bf16();
+const RowKernels& rows_f16();
 
 const VariantLoopKernels& variant_loops_f32();
 const VariantLoopKernels& variant_loops_f64();

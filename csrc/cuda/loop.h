@@ -54,6 +54,12 @@ struct VariantLoop : Loop<Direction> {
 using VariantForwardLoop = VariantLoop<VariantForwardLoopDirection>;
 using VariantBackwardLoop = VariantLoop<VariantBackwardLoopDirection>;
 
+// From a step's row to the next one's, which a row's loop multiplies as a number of 32 bits.
+template <class Void>
+GRU_FUSED_HD int64_t row_step_bytes(const Shape& shape, const Rows<Void>& rows, int64_t size) {
+  return (shape.batch_sizes ? rows.row : rows.step) * size;
+}
+
 // Two operands of a team, and a counter.
 GRU_FUSED_HD int64_t exchange_bytes(Exchange exchange, int64_t rows, int64_t operand_words) {
   switch (exchange) {

@@ -8,7 +8,8 @@ namespace {
 
 // What a step takes, in nanoseconds, as a sum of what its parts take. The constants are a fit to the times of every cut
 // of 52 sizes, forward and backward, on an H200 (docs/notes/2026-11-26-gpu-2.md); the cut that they rank first is on
-// average 1.1 percent slower than the fastest of that size. On other devices they are an estimate.
+// average 1.1 percent slower than the fastest of that size. Those of a row alone are read off a table of 22 sizes
+// (docs/notes/2026-11-26-gpu-3.md). On other devices they are an estimate.
 struct PerStep {
   double fma, mma;
 };
@@ -24,6 +25,15 @@ constexpr PerExchange kExchanges[] = {{100, 0, 0, 0}, {257, 214, 39, 0}, {816, 7
 constexpr double kLargeKilobyte = 60;  // in a cluster of more CTAs than any device must have room for
 // Before the first step a team is launched and loads its weights; a fragment of each gate, of a warp's.
 constexpr double kTeam = 3500, kLoad = 600;
+// A row alone: the chain, and a number of W_hh; of CTAs that share an SM each one after the first adds the third for a
+// number. Before the first step, a launch and a unit.
+struct PerRow {
+  double base, weight, shared;
+};
+constexpr PerRow kRow{170, 0.0082, 0.0133}, kRowBack{160, 0.009, 0.018};
+constexpr double kRowTeam = 500, kRowUnit = 42;
+constexpr int kRegisters = 65536;
+constexpr int64_t kMaxRows = 1 << 18;  // more never pay, and their arrays' steps are of less than 4 GB
 // A step without a team: two launches; the product, or reading its weights.
 constexpr double kLaunches = 9000, kProduct = 100e3, kWeights = 1500;  // operations of 16-bit numbers, bytes
 
@@ -58,6 +68,17 @@ double resident_step(const Device& device, const Plan& plan) {
   return time * ceil_div(plan.teams, clusters_at_once(device, cut.ctas));
 }
 
+double row_step(const Device& device, const Plan& plan) {
+  const int units = plan.cut.units();
+  const double weights = kGates * double(units) * units;
+  const PerRow& cost = plan.backward ? kRowBack : kRow;
+  const int at_once = kRegisters / (plan.threads() * std::min(48 + units, 128));  // on an SM
+  const int of_sm = std::min(at_once, ceil_div(plan.teams, device.sms));
+  double time = cost.base + (cost.weight + cost.shared * (of_sm - 1)) * weights;
+  if (plan.steps > 0) time += (kRowTeam + kRowUnit * units) / double(plan.steps);
+  return time * ceil_div(plan.teams, int64_t(at_once) * device.sms);
+}
+
 double separate_step(const Problem& problem) {
   const double weights = 3.0 * problem.hidden * problem.hidden * problem.directions;
   const double rate = is_fma(problem.arithmetic) ? 0.15 : problem.arithmetic == Arithmetic::tf32 ? 0.45 : 1;
@@ -78,14 +99,7 @@ class Search {
   void forbid_steps() { best_.step_nanoseconds = 1e300; }
 
   void consider(Regime regime, Exchange exchange, int groups_per_cta, int tiles) {
-    Plan plan;
-    plan.regime = regime;
-    plan.exchange = exchange;
-    plan.arithmetic = problem_.arithmetic;
-    plan.backward = problem_.backward;
-    plan.variant = problem_.variant;
-    plan.batch = problem_.batch;
-    plan.steps = problem_.steps;
+    Plan plan = of_problem(regime, exchange);
     const Traits traits = traits_of(plan.arithmetic);
     Cut& cut = plan.cut;
     cut.groups = ceil_div(problem_.hidden, kGroup);
@@ -108,9 +122,37 @@ class Search {
     if (plan.step_nanoseconds < best_.step_nanoseconds) best_ = plan;
   }
 
+  void consider_row() {
+    Plan plan = of_problem(Regime::row, Exchange::row);
+    if (plan.arithmetic == Arithmetic::f64 || plan.variant) return;
+    if (problem_.hidden > kMaxRowUnits || problem_.batch > kMaxRows) return;
+    Cut& cut = plan.cut;
+    const int units = ceil_div(problem_.hidden, kRowUnits) * kRowUnits;
+    cut.groups = cut.groups_per_cta = units / kGroup;
+    cut.ctas = 1;
+    cut.splits = kGroup * kRowLanes / kWarp;
+    plan.row_teams = int(problem_.batch);
+    plan.teams = plan.row_teams * problem_.directions;
+    plan.shared_bytes = row_shared_bytes(units, plan.backward);
+    plan.step_nanoseconds = row_step(device_, plan);
+    if (plan.step_nanoseconds < best_.step_nanoseconds) best_ = plan;
+  }
+
   Plan best() const { return best_; }
 
  private:
+  Plan of_problem(Regime regime, Exchange exchange) const {
+    Plan plan;
+    plan.regime = regime;
+    plan.exchange = exchange;
+    plan.arithmetic = problem_.arithmetic;
+    plan.backward = problem_.backward;
+    plan.variant = problem_.variant;
+    plan.batch = problem_.batch;
+    plan.steps = problem_.steps;
+    return plan;
+  }
+
   const Device& device_;
   const Problem& problem_;
   Plan best_;
@@ -142,6 +184,8 @@ const char* name_of(Regime regime) {
       return "grid";
     case Regime::steps:
       return "steps";
+    case Regime::row:
+      return "row";
   }
   return "";
 }
@@ -156,6 +200,8 @@ const char* name_of(Exchange exchange) {
       return "packets in global memory";
     case Exchange::flags:
       return "words and a counter in global memory";
+    case Exchange::row:
+      return "shared memory";
   }
   return "";
 }
@@ -172,6 +218,7 @@ Plan make_plan(const Device& device, const Problem& problem, const Allowed& allo
   // sm_75 has no tensor-core form used here and too little shared memory: every size goes step by step.
   if (device.arch < 80 || problem.batch == 0 || problem.hidden == 0) return search.best();
   if (!allowed.steps) search.forbid_steps();
+  if (allowed.row) search.consider_row();
   const int groups = ceil_div(problem.hidden, kGroup), rows = traits_of(problem.arithmetic).rows;
   const int all_tiles = ceil_div(problem.batch, rows);
   for (int tiles = 1; tiles <= 16; tiles *= 2) {
@@ -198,13 +245,15 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
     text << "a matrix product and a kernel of the gates each";
   } else {
     const Cut& cut = plan.cut;
+    const bool row = plan.regime == Regime::row;
     const int held = std::min(cut.steps_per_warp, traits_of(plan.arithmetic, plan.variant).held);
     text << plan.teams << (plan.teams == 1 ? " team of " : " teams of ") << cut.ctas
          << (cut.ctas == 1 ? " CTA" : " CTAs") << " x " << plan.threads() << " threads, " << plan.rows()
          << " rows a team, " << cut.groups_per_cta * kGroup << " units a CTA, " << cut.splits
-         << " warps a group; state by " << name_of(plan.exchange) << "; weights: " << held * kGates * 4
-         << " registers a thread and " << (cut.steps_per_warp - held) * kGates * kFragmentBytes * cut.warps()
-         << " bytes of " << plan.shared_bytes << " of shared memory";
+         << " warps a group; state by " << name_of(plan.exchange)
+         << "; weights: " << (row ? kGates * cut.units() / kRowLanes : held * kGates * 4) << " registers a thread and "
+         << (cut.steps_per_warp - held) * kGates * kFragmentBytes * cut.warps() << " bytes of " << plan.shared_bytes
+         << " of shared memory";
   }
   text << "; estimated " << int64_t(plan.step_nanoseconds) << " ns a step (not measured)";
   return text.str();

@@ -4,6 +4,7 @@
 // A team of CTAs holds W_hh of one direction still, in registers and shared memory, and walks through time with some
 // rows of the batch. What differs is how the members of a team hand each other the state at each step:
 //
+//   row       a team is one CTA with one row of the batch, whose threads' registers hold all of W_hh in float32
 //   block     a team is one CTA: through its shared memory
 //   cluster   the CTAs of a thread-block cluster write into each other's shared memory (sm_90 and newer)
 //   grid      CTAs anywhere on the device, all resident at once: through global memory, in packets that carry
@@ -31,14 +32,18 @@ constexpr int kFragmentBytes = 512;  // 16 bytes a lane
 constexpr int kGates = 3;
 constexpr int kPieceRows = kWarp / kGroup;
 constexpr int kTimes = 64;  // steps of a packed batch whose places in the arrays lie in shared memory
+// A row's CTA has four threads for each of its units, which are a multiple of 32: at 128 units W_hh takes 96 of a
+// thread's 128 registers.
+constexpr int kRowLanes = 4, kRowUnits = 32, kMaxRowUnits = 128;
+constexpr int kRowChunk = 32;  // inputs whose weights come by at once
 // From one batch row of a tile's sums to the next: neither writing nor reading them meets a bank more than twice.
 constexpr int kSumStride = kGroup + 4;
 
 // How products are computed. The tensor cores' forms round the state and the weights to their operands' type.
 enum class Arithmetic { f32, f64, tf32, bf16, f16 };
 
-enum class Regime { block, cluster, grid, steps };
-enum class Exchange { block, cluster, packets, flags };
+enum class Regime { block, cluster, grid, steps, row };
+enum class Exchange { block, cluster, packets, flags, row };
 
 struct Traits {
   int step;           // inputs that a fragment spans
@@ -115,13 +120,15 @@ struct Plan {
   double step_nanoseconds = 0.0;  // an estimate, see plan.cpp; never a measurement
 
   int threads() const { return cut.warps() * kWarp; }
-  int64_t rows() const { return int64_t(cut.tiles) * traits_of(arithmetic).rows; }  // of a team
+  int64_t rows() const {
+    return regime == Regime::row ? 1 : int64_t(cut.tiles) * traits_of(arithmetic).rows;
+  }  // of a team
 };
 
 // Which regimes may be chosen: one that turns out not to be resident is asked for no more. A cut can be fixed, for
 // measurements.
 struct Allowed {
-  bool block = true, cluster = true, packets = true, flags = true, steps = true;
+  bool block = true, cluster = true, packets = true, flags = true, steps = true, row = true;
   int groups_per_cta = 0, tiles = 0;  // 0: any
 };
 
@@ -140,6 +147,17 @@ struct Layout {
   int64_t dropout, reset_grad;  // of a variant, as state; the second in the backward
   int64_t bytes;
 };
+
+// Of a CTA of one row: the places of packed steps, its two operands, and where W_hh comes by.
+constexpr int kRowPlaces = 2 * kTimes;
+constexpr int64_t kRowOperands = kRowPlaces * 4;
+GRU_FUSED_HD constexpr int row_staged_width(int units, bool backward) {
+  return backward ? units + 4 : units;  // 16 bytes of 8 rows then meet no bank twice
+}
+GRU_FUSED_HD constexpr int64_t row_shared_bytes(int units, bool backward) {
+  const int operands = 2 * (backward ? kGates : 1);
+  return kRowOperands + (operands * units + kGates * kRowChunk * row_staged_width(units, backward)) * int64_t(4);
+}
 
 GRU_FUSED_HD int operand_buffers(Exchange exchange) {
   return exchange == Exchange::block || exchange == Exchange::cluster ? 2 : 1;

@@ -40,15 +40,33 @@ const VariantLoopKernels& variant_loops(Arithmetic arithmetic) {
   return variant_loops_f16();
 }
 
+const RowKernels& rows(Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::bf16:
+      return rows_bf16();
+    case Arithmetic::f16:
+      return rows_f16();
+    default:
+      return rows_f32();  // for TF32 too: there is no quicker form
+  }
+}
+
 template <class AnyLoop>
 struct Tag {};
 
-auto* kernel_of(const Plan& plan, Tag<ForwardLoop>) { return loops(plan.arithmetic).forward[int(plan.exchange)]; }
-auto* kernel_of(const Plan& plan, Tag<BackwardLoop>) { return loops(plan.arithmetic).backward[int(plan.exchange)]; }
-auto* kernel_of(const Plan& plan, Tag<VariantForwardLoop>) {
+// What CUDA is asked of a plan holds for a packed batch too.
+auto* kernel_of(const Plan& plan, Tag<ForwardLoop>, bool packed = false) {
+  if (plan.regime == Regime::row) return rows(plan.arithmetic).forward[packed][plan.cut.units() / kRowUnits - 1];
+  return loops(plan.arithmetic).forward[int(plan.exchange)];
+}
+auto* kernel_of(const Plan& plan, Tag<BackwardLoop>, bool packed = false) {
+  if (plan.regime == Regime::row) return rows(plan.arithmetic).backward[packed][plan.cut.units() / kRowUnits - 1];
+  return loops(plan.arithmetic).backward[int(plan.exchange)];
+}
+auto* kernel_of(const Plan& plan, Tag<VariantForwardLoop>, bool = false) {
   return variant_loops(plan.arithmetic).forward[int(plan.exchange)];
 }
-auto* kernel_of(const Plan& plan, Tag<VariantBackwardLoop>) {
+auto* kernel_of(const Plan& plan, Tag<VariantBackwardLoop>, bool = false) {
   return variant_loops(plan.arithmetic).backward[int(plan.exchange)];
 }
 
@@ -157,7 +175,7 @@ std::string run(const Plan& plan, AnyLoop& loop, void* workspace, cudaStream_t s
   loop.cut = plan.cut;
   loop.row_teams = plan.row_teams;
   loop.exchange = workspace;
-  auto* const kernel = kernel_of(plan, Tag<AnyLoop>());
+  auto* const kernel = kernel_of(plan, Tag<AnyLoop>(), loop.shape.batch_sizes != nullptr);
   if (const int64_t bytes = workspace_bytes(plan))
     if (const cudaError_t status = cudaMemsetAsync(workspace, 0, size_t(bytes), stream))
       return problem_text(plan, "clearing the exchange's memory", status);
@@ -207,6 +225,9 @@ std::string resident_plan(const Device& device_first, const Problem& problem, co
           device.max_cluster = kPortableCluster;
         else
           allowed.cluster = false;
+        break;
+      case Exchange::row:
+        allowed.row = false;
         break;
       case Exchange::packets:
       case Exchange::flags:  // both need the same

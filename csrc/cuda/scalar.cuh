@@ -70,28 +70,27 @@ struct ExactMath : Comparisons<V> {
   static __device__ __forceinline__ Value tanh(Value x) { return ::tanh(x); }
 };
 
+// 1 / (1 + e^-ax) by the hardware's exponential and reciprocal: 1 / inf is 0, so that both ends saturate. Its absolute
+// error is under 2e-7, a few roundings of a number near 1.
+__device__ __forceinline__ float fast_sigmoid(float a, float x) {
+  constexpr float kLog2E = 1.44269504f;
+  return arch::fast_reciprocal(1.f + arch::fast_exp2(-kLog2E * a * x));
+}
+
 template <>
 struct ExactMath<float> : Comparisons<float> {
   using Value = float;
   static __device__ __forceinline__ float one() { return 1.f; }
-  static __device__ __forceinline__ float sigmoid(float x) { return arch::fast_reciprocal(1.f + expf(-x)); }
+  static __device__ __forceinline__ float sigmoid(float x) { return fast_sigmoid(1.f, x); }
   static __device__ __forceinline__ float tanh(float x) { return tanhf(x); }
 };
 
-// For states and products rounded to 11 bits or fewer: the hardware's exponential and reciprocal. Absolute errors are
-// under 3e-7; 1 / inf is 0, so that both ends saturate.
+// For states and products rounded to 11 bits or fewer. Absolute errors are under 4e-7.
 struct FastMath : Comparisons<float> {
   using Value = float;
   static __device__ __forceinline__ float one() { return 1.f; }
-  static __device__ __forceinline__ float sigmoid(float x) {
-    return arch::fast_reciprocal(1.f + arch::fast_exp2(-kLog2E * x));
-  }
-  static __device__ __forceinline__ float tanh(float x) {
-    return 1.f - 2.f * arch::fast_reciprocal(1.f + arch::fast_exp2(2.f * kLog2E * x));
-  }
-
- private:
-  static constexpr float kLog2E = 1.44269504f;
+  static __device__ __forceinline__ float sigmoid(float x) { return fast_sigmoid(1.f, x); }
+  static __device__ __forceinline__ float tanh(float x) { return 2.f * fast_sigmoid(2.f, x) - 1.f; }
 };
 
 }  // namespace gru_fused::cuda

@@ -142,6 +142,15 @@ Tensor made_again(const Run& run, const BackwardCall& call, const Tensor& x, con
   return gates;
 }
 
+// Of the arrays, only the output's gradient has strides that are the caller's.
+bool has_small_steps(const Shape& shape, const BackwardCall& call) {
+  for (int d = 0; d < shape.directions; ++d) {
+    const int64_t bytes = cuda::row_step_bytes(shape, call.params.direction[d].grad_output, size_of(shape.dtype));
+    if (bytes > std::numeric_limits<uint32_t>::max()) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 struct Cuda {
@@ -182,7 +191,7 @@ struct Cuda {
       return;
     }
     const Run run(shape, x, tf32, true);
-    const cuda::Plan plan = run.plan();
+    const cuda::Plan plan = run.plan(has_small_steps(run.shape, call));
     const bool by_steps = plan.regime == cuda::Regime::steps, recompute = call.params.recompute();
 
     std::vector<Tensor> previous;

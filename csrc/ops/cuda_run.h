@@ -101,9 +101,12 @@ class Run {
     on_device.offsets = on_device.batch_sizes + T;
   }
 
-  cuda::Plan plan() const {
+  // `by_row`: whether a loop of one row can take the arrays.
+  cuda::Plan plan(bool by_row = true) const {
     cuda::Plan plan;
-    check_status(cuda::resident_plan(device, problem, allowed(), plan));
+    cuda::Allowed wanted = allowed();
+    wanted.row &= by_row;
+    check_status(cuda::resident_plan(device, problem, wanted, plan));
     return plan;
   }
 
@@ -156,23 +159,24 @@ class Run {
     return cuda::Arithmetic::f16;
   }
 
-  // For tests and measurements. GRU_FUSED_CUDA_REGIME: block, cluster, packets, flags or steps; steps if it can't be.
-  // With it GRU_FUSED_CUDA_CUT: groups of units a CTA, and tiles of batch rows a team ("2x4").
+  // For tests and measurements. GRU_FUSED_CUDA_REGIME: row, block, cluster, packets, flags or steps; steps if it can't
+  // be. With it GRU_FUSED_CUDA_CUT: groups of units a CTA, and tiles of batch rows a team ("2x4").
   static cuda::Allowed allowed() {
     const char* const wanted = std::getenv("GRU_FUSED_CUDA_REGIME");
     if (!wanted || !*wanted) return {};
-    cuda::Allowed allowed{false, false, false, false, false};
+    cuda::Allowed allowed{false, false, false, false, false, false};
     if (const char* const cut = std::getenv("GRU_FUSED_CUDA_CUT"))
       check(std::sscanf(cut, "%dx%d", &allowed.groups_per_cta, &allowed.tiles) == 2,
             "the environment variable GRU_FUSED_CUDA_CUT: expected groups x tiles, as 2x4, got ", cut);
-    bool* const flags[] = {&allowed.block, &allowed.cluster, &allowed.packets, &allowed.flags, &allowed.steps};
-    const char* const names[] = {"block", "cluster", "packets", "flags", "steps"};
-    for (int i = 0; i < 5; ++i)
+    bool* const flags[] = {&allowed.block, &allowed.cluster, &allowed.packets,
+                           &allowed.flags, &allowed.steps,   &allowed.row};
+    const char* const names[] = {"block", "cluster", "packets", "flags", "steps", "row"};
+    for (int i = 0; i < 6; ++i)
       if (!std::strcmp(wanted, names[i])) {
         *flags[i] = true;
         return allowed;
       }
-    fail("the environment variable GRU_FUSED_CUDA_REGIME: expected block, cluster, packets, flags or steps, got ",
+    fail("the environment variable GRU_FUSED_CUDA_REGIME: expected row, block, cluster, packets, flags or steps, got ",
          wanted);
   }
 };

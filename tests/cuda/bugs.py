@@ -25,6 +25,7 @@ FORMS = {
     "f16": "TensorCores<__half>",
 }
 EXCHANGES = {"block": "Block", "cluster": "Cluster", "packets": "Packet", "flags": "Flag"}
+ROWS = {"f32": "float, ExactMath<float>", "bf16": "__nv_bfloat16, FastMath", "f16": "__half, FastMath"}
 # Those that a schedule finds, it finds under one of these.
 SCHEDULES = [("fifo", 1), ("lifo", 1), *(("random", seed) for seed in range(1, 9))]
 
@@ -73,21 +74,28 @@ def planted(bug: Bug, *others: tuple[str, str, str]) -> list[Path]:
 
 def one_loop(bug: Bug) -> str:
     """The source of the tables of kernels, with one kernel in them."""
-    lines = ['#include "cuda/backward.cuh"', '#include "cuda/forward.cuh"', '#include "cuda/kernels.h"', ""]
+    lines = [f'#include "cuda/{name}"' for name in ("backward.cuh", "forward.cuh", "row_instances.cuh")]
     lines += ["namespace gru_fused::cuda {"]
     form, way = FORMS[bug.arithmetic], bug.way
     if bug.cell == "variant":
         form, loop = f"OfVariant<{form}>", f"Variant{way.title()}Loop"
     else:
         loop = f"{way.title()}Loop"
-    kernel = (
-        f"kernels.{way}[int(Exchange::{bug.exchange})] = {way}_loop<{form}, {EXCHANGES[bug.exchange]}Exchange, {loop}>;"
-    )
+    kernel = row = ""
+    if bug.exchange == "row":
+        arguments = ROWS[bug.arithmetic]
+        row = f"kernels.{way} = {{row_{way}<{arguments}, false>, row_{way}<{arguments}, true>}};"
+    else:
+        exchange = EXCHANGES[bug.exchange]
+        kernel = f"kernels.{way}[int(Exchange::{bug.exchange})] = {way}_loop<{form}, {exchange}Exchange, {loop}>;"
     for cell, table, name in (("plain", "LoopKernels", "loops"), ("variant", "VariantLoopKernels", "variant_loops")):
         for arithmetic in FORMS:
             fill = kernel if (arithmetic, cell) == (bug.arithmetic, bug.cell) else ""
             body = f"static {table} kernels{{}}; {fill} return kernels;"
             lines.append(f"const {table}& {name}_{arithmetic}() {{ {body} }}")
+    for arithmetic in ROWS:
+        body = f"static RowKernels kernels{{}}; {row if arithmetic == bug.arithmetic else ''} return kernels;"
+        lines.append(f"const RowKernels& rows_{arithmetic}() {{ {body} }}")
     return "\n".join([*lines, "}  // namespace gru_fused::cuda", ""])
 
 

@@ -15,7 +15,7 @@ from torch.utils import cpp_extension
 from gru_fused import _direct, _ops
 
 OPS = ("schema", "layer", "tangent", "variant", "cuda", "cuda_tangent", "cuda_variant")
-REGIMES = ("block", "cluster", "packets", "flags", "steps")
+REGIMES = ("row", "block", "cluster", "packets", "flags", "steps")
 
 
 class EmulatedOps(Emulated):

@@ -3,9 +3,9 @@
 //
 //   PROGRAM ARITHMETIC EXCHANGE PASS [ORDER [SEED [SIZE]]]
 //
-// ARITHMETIC: f32, f64, tf32, bf16, f16; EXCHANGE: block, cluster, packets, flags, or steps for the kernels without a
-// loop; PASS: forward, backward or both; ORDER: fifo, lifo, random; SIZE: all, or small for the cuts with few threads.
-// Every array is a heap block of its exact size, so that AddressSanitizer sees a step past any end.
+// ARITHMETIC: f32, f64, tf32, bf16, f16; EXCHANGE: block, cluster, packets, flags, row, or steps for the kernels
+// without a loop; PASS: forward, backward or both; ORDER: fifo, lifo, random; SIZE: all, or small for the cuts with few
+// threads. Every array is a heap block of its exact size, so that AddressSanitizer sees a step past any end.
 #pragma once
 
 #include "../native/matrix.h"
@@ -67,11 +67,12 @@ std::string plan_of(const Case& c, const Problem& problem, Exchange exchange, Pl
   if (c.groups_per_cta == 0) {
     Device device;
     if (std::string problem = current_device(device); !problem.empty()) return problem;
-    Allowed allowed{false, false, false, false, false};
+    Allowed allowed{false, false, false, false, false, false};
     *(exchange == Exchange::block     ? &allowed.block
       : exchange == Exchange::cluster ? &allowed.cluster
       : exchange == Exchange::packets ? &allowed.packets
-                                      : &allowed.flags) = true;
+      : exchange == Exchange::flags   ? &allowed.flags
+                                      : &allowed.row) = true;
     return resident_plan(device, problem, allowed, plan);
   }
   const Traits traits = traits_of(problem.arithmetic, problem.variant);
@@ -111,6 +112,21 @@ std::vector<Case> cases_of(Arithmetic arithmetic, Exchange exchange, bool small,
   const Traits traits = traits_of(arithmetic, variant);
   const int64_t rows = traits.rows;
   const bool block = exchange == Exchange::block;
+  if (exchange == Exchange::row) {  // its CTA is of 32, 64, 96 or 128 units
+    std::vector<Case> cases = {
+        {"packed", 4, 4, 9, 1, true, 0},
+        {"two directions, packed", 5, 3, 35, 2, true, 0},
+        {"bare", 3, 3, 20, 2, false, 0, 1, 1, true},
+    };
+    if (small) return cases;
+    cases.push_back({"one step", 1, 1, 1, 2, false, 0});
+    cases.push_back({"all units", 3, 2, 32, 1, false, 0});
+    cases.push_back({"more steps than places, packed", kTimes + 3, 3, 3, 2, true, 0});
+    cases.push_back({"96 units", 3, 2, 70, 1, false, 0});
+    cases.push_back({"128 units", 3, 2, 128, 1, false, 0});
+    cases.push_back({"128 units, packed", 3, 2, 128, 2, true, 0});
+    return cases;
+  }
   std::vector<Case> cases = {
       // Two groups, one of them with few units; the last rows of the last tile are not there.
       {"splits and tiles, packed", 4, rows + 1, block ? 9 : 19, 1, true, 1, 2, 2},
@@ -148,14 +164,14 @@ template <class RunCase, class CheckSteps>
 int check_all(int count, char** arguments, bool variant, const RunCase& run_case, const CheckSteps& check_steps) {
   const auto argument = [&](int i, const char* otherwise) { return std::string(count > i ? arguments[i] : otherwise); };
   const auto arithmetic = Arithmetic(index_of(argument(1, ""), {"f32", "f64", "tf32", "bf16", "f16"}));
-  const int exchange = index_of(argument(2, ""), {"block", "cluster", "packets", "flags", "steps"});
+  const int exchange = index_of(argument(2, ""), {"block", "cluster", "packets", "flags", "row", "steps"});
   const int pass = index_of(argument(3, "both"), {"forward", "backward", "both"});
   emulator::options().order = emulator::Order(index_of(argument(4, "fifo"), {"fifo", "lifo", "random"}));
   emulator::options().seed = std::stoull(argument(5, "1"));
   emulator::options().livelock_rounds = 1000;
   int checked = 0, wrong = 0;
   const auto check = [&](bool good) { ++checked, wrong += !good; };
-  if (exchange == 4)
+  if (exchange == 5)
     check(check_steps(dtype_of(arithmetic), bound_of(arithmetic)));
   else
     for (const Case& one : cases_of(arithmetic, Exchange(exchange), argument(6, "all") == "small", variant))

@@ -48,7 +48,7 @@ class Kernel:
 
 def kernels_of(library: Path) -> list[Kernel]:
     """Every kernel of a library, by architecture and name. A loop's name is like ``forward bf16 Cluster``,
-    of the cell's variants ``variant forward bf16 Cluster``."""
+    of the cell's variants ``variant forward bf16 Cluster``, of one row ``row forward bf16 64``."""
     found: dict[tuple[str, str], Kernel] = {}
     for arch, symbol, text in _sections(_cuobjdump("--dump-resource-usage", library), r"Function (\S+):"):
         used = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
@@ -59,14 +59,16 @@ def kernels_of(library: Path) -> list[Kernel]:
 
 
 def readable(symbol: str) -> str:
+    scalars = {"f": "f32", "d": "f64", "13__nv_bfloat16": "bf16", "6__half": "f16"}
+    if row := re.search(r"row_(forward|backward)_loopI(f|13__nv_bfloat16|6__half)N.*?Li(\d+)ELb([01])E", symbol):
+        return f"row {row[1]} {scalars[row[2]]} {row[3]}{' packed' if row[4] == '1' else ''}"
     if loop := re.search(r"\d+(forward|backward)_loop", symbol):
         form = next(name for mangled, name in FORMS.items() if mangled in symbol)
         exchange = next(name for name in EXCHANGES if f"{name}Exchange" in symbol)
         cell = "variant " if "VariantLoop" in symbol else ""
         return f"{cell}{loop[1]} {form} {exchange}"
     step = re.search(rf"\d({'|'.join(STEPS)})INS\w*?ArithmeticOfI(\w+?)E", symbol)
-    scalar = {"f": "f32", "d": "f64", "13__nv_bfloat16": "bf16", "6__half": "f16"}[step[2]]
-    return f"{step[1]} {scalar}{' second pass' if 'Lb1E' in symbol else ''}"
+    return f"{step[1]} {scalars[step[2]]}{' second pass' if 'Lb1E' in symbol else ''}"
 
 
 def _sections(text: str, start: str) -> Iterator[tuple[str, str, str]]:

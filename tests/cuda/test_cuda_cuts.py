@@ -28,14 +28,17 @@ def test_what_the_plan_chooses_is_one_of_the_cuts(dtype: str, backward: bool) ->
         assert f"{cut.teams} team" in text, text
         assert f"x {cut.warps * WARP} threads" in text and f", {cut.splits} warps a group" in text, text
         assert f"bytes of {cut.shared_bytes} of shared memory" in text, text
-    assert {"cluster", "flags"} <= regimes
+    assert {"row", "cluster", "flags"} <= regimes
 
 
 def cut_in(text: str, dtype: str, B: int, H: int, backward: bool) -> Cut:
     regime = re.search(r"\): (\w+),", text)[1]
     if regime == "grid":
         regime = "packets" if "by packets" in text else "flags"
-    rows, units = int(re.search(r"(\d+) rows a team", text)[1]), int(re.search(r"(\d+) units a CTA", text)[1])
+    units = int(re.search(r"(\d+) units a CTA", text)[1])
+    if regime == "row":
+        return Cut(dtype, B, H, backward, regime, units // GROUP, 1)
+    rows = int(re.search(r"(\d+) rows a team", text)[1])
     cut = Cut(dtype, B, H, backward, regime, units // GROUP, 1)
     return Cut(dtype, B, H, backward, regime, units // GROUP, rows // cut.traits.rows)
 

@@ -95,7 +95,7 @@ def test_no_regime_of_an_older_device_is_refused(
     emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     emulated.device(80)
-    for wanted in ("", "block", "cluster", "packets", "flags", "steps"):
+    for wanted in ("", "row", "block", "cluster", "packets", "flags", "steps"):
         monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", wanted)
         for hidden in (3, 70, 200):
             gru_fused.GRU(3, hidden, dtype=dtype)(torch.randn(2, 2, 3, dtype=dtype))[0].sum().backward()
@@ -105,6 +105,7 @@ def test_no_regime_of_an_older_device_is_refused(
 @pytest.mark.parametrize(
     ("regime_wanted", "kernel", "shape"),
     [
+        ("row", "forward_loop", r"2 teams of 1 CTAs x 128 threads and \d+ bytes of shared memory, H <= 32"),
         ("block", "forward_loop", r"1 teams of 1 CTAs x \d+ threads and \d+ bytes of shared memory, H <= 16"),
         ("cluster", "forward_loop", r"2 teams of \d+ CTAs x \d+ threads and \d+ bytes of shared memory, H <= 80"),
         ("packets", "forward_loop", r"2 teams of \d+ CTAs x \d+ threads and \d+ bytes of shared memory, H <= 80"),
@@ -116,7 +117,7 @@ def test_a_failed_launch_names_its_kernel_and_shape(
     emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch, regime_wanted: str, kernel: str, shape: str
 ) -> None:
     monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", regime_wanted)
-    case = Case(T=2, B=2, I=3, H=5) if regime_wanted == "block" else WIDE
+    case = Case(T=2, B=2, I=3, H=5) if regime_wanted in ("row", "block") else WIDE
     emulated.limits(max_switches=20)  # so that any launch fails
     with pytest.raises(RuntimeError, match=rf"{kernel}.*{shape}.*unspecified launch failure"):
         case.module(gru_fused.GRU)(*case.inputs())

@@ -91,7 +91,7 @@ def tf32_recurrence(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 
 
 @pytest.mark.parametrize("case", [case for case in SIZES if case.lengths is None], ids=str)
-@pytest.mark.parametrize("regime", ["block", "cluster", "packets", "flags"], indirect=True)
+@pytest.mark.parametrize("regime", ["row", "block", "cluster", "packets", "flags"], indirect=True)
 def test_tf32_is_as_good_as_a_recurrence_with_rounded_operands(
     case: Case, regime: str, tf32: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

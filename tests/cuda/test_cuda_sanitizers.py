@@ -13,9 +13,10 @@ import pytest
 from bugs import CHECKS, EXCHANGES, FORMS, Bug, found, planted, runs
 from emulator.build import CSRC, build_program, run_program
 from plain_bugs import PLAIN_BUGS
+from row_bugs import ROW_BUGS
 from variant_bugs import VARIANT_BUGS
 
-ALL_BUGS = [*PLAIN_BUGS, *VARIANT_BUGS]
+ALL_BUGS = [*PLAIN_BUGS, *ROW_BUGS, *VARIANT_BUGS]
 SOURCES = [*sorted((CSRC / "cuda").glob("*.cu")), CSRC / "cuda" / "plan.cpp"]
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the sanitizers know fibers on x86-64")
@@ -30,6 +31,12 @@ def sanitizer(request: pytest.FixtureRequest) -> str:
 def program(request: pytest.FixtureRequest, sanitizer: str) -> Path:
     check = CHECKS[request.param]
     return build_program(f"cuda_{check.stem}", [*SOURCES, check], sanitizer=sanitizer, optimize="-O0")
+
+
+@pytest.mark.parametrize("program", ["plain"], indirect=True)
+@pytest.mark.parametrize("arithmetic", [form for form in FORMS if form != "f64"])
+def test_kernels_of_one_row_are_right_and_clean(arithmetic: str, program: Path, sanitizer: str) -> None:
+    test_kernels_are_right_and_clean(arithmetic, "row", program, sanitizer)
 
 
 @pytest.mark.parametrize("exchange", [*EXCHANGES, "steps"])
