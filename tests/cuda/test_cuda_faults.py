@@ -32,7 +32,7 @@ def launches(emulated: EmulatedOps, case: Case) -> int:
 @pytest.mark.parametrize("value", ["grid", "Block", "packets ", "1"])
 def test_an_unknown_regime_is_named(emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", value)
-    with pytest.raises(RuntimeError, match=f"GRU_FUSED_CUDA_REGIME: expected block, cluster.*got {value}"):
+    with pytest.raises(RuntimeError, match=f"GRU_FUSED_CUDA_REGIME: expected row, block, cluster.*got {value}"):
         gru_fused.GRU(3, 4)(torch.randn(2, 1, 3))
 
 
@@ -118,9 +118,10 @@ def test_a_failed_launch_names_its_kernel_and_shape(
 ) -> None:
     monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", regime_wanted)
     case = Case(T=2, B=2, I=3, H=5) if regime_wanted in ("row", "block") else WIDE
+    dtype = torch.float32 if regime_wanted == "row" else torch.float64  # of which a row has no loop
     emulated.limits(max_switches=20)  # so that any launch fails
     with pytest.raises(RuntimeError, match=rf"{kernel}.*{shape}.*unspecified launch failure"):
-        case.module(gru_fused.GRU)(*case.inputs())
+        case.module(gru_fused.GRU, dtype)(*case.inputs(dtype))
     emulated.limits()
     assert launches(emulated, case) >= 1  # the next launch knows nothing of it
 
@@ -129,7 +130,7 @@ def test_a_failed_backward_names_its_kernel(emulated: EmulatedOps) -> None:
     rnn = gru_fused.GRU(3, 5).requires_grad_(False)  # gradients of weights would launch another kernel first
     output, _ = rnn(torch.randn(2, 2, 3, requires_grad=True))
     emulated.limits(max_switches=20)
-    with pytest.raises(RuntimeError, match="backward_loop with 1 teams of 1 CTAs"):
+    with pytest.raises(RuntimeError, match="backward_loop with 2 teams of 1 CTAs"):
         output.sum().backward()
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import EmulatedOps
+from conftest import REGIMES, EmulatedOps
 from helpers import LOW_DTYPES, Results, assert_as_good_as, assert_equal_to_rounding, dtype_id, pooled
 from test_cuda_results import tf32_recurrence
 from test_cuda_schedules import SCHEDULES
@@ -54,6 +54,12 @@ OTHERS = [
         Variant(H=7, D=2, recurrence=recurrence, bias=recurrence.startswith("norm"), **PACKED),
     )
 ]
+
+
+@pytest.fixture(params=[regime for regime in REGIMES if regime != "row"])  # a row alone has no variants
+def regime(request: pytest.FixtureRequest, emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", request.param)
+    return request.param
 
 
 def compared(variant: Variant) -> tuple[Results, Results]:
