@@ -15,7 +15,6 @@ from native.build import AVX2, COMMON, CSRC, CXX, HERE, compile_all, has, run
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the program names x86-64's instruction sets")
 
 CASES, FEW_CASES = 400, 100  # few: under the thread sanitizer, which is slow
-# Not optimised: that takes g++ four to six minutes for each of the files with the kernels.
 # Small weights and few rows as if they were many, on a core that asks for weights early; the others do not (core.h).
 EARLY = ["-DGRU_FUSED_ASKS_EARLY=1", "-DGRU_FUSED_FAR_WEIGHTS=2048", "-DGRU_FUSED_NEAR_BYTES=2048"]
 LATE = "-DGRU_FUSED_ASKS_EARLY=0"
@@ -24,7 +23,7 @@ PROGRAMS = ["kernels_check", "variants_check", "sweeps_check"]
 
 @pytest.mark.parametrize(
     "name, flags",
-    [
+    [  # not optimised: that takes g++ four to six minutes for each of the files with the kernels
         ("base", ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *EARLY]),
         ("base", ["-O0", "-g", "-fsanitize=thread", LATE]),
         ("avx2", ["-O0", "-fsanitize=address", LATE]),

@@ -9,7 +9,8 @@ GROUP, WARPS, WARP, PIECE_ROWS, SUM_STRIDE = 16, 8, 32, 2, 20
 GATES, FRAGMENT_BYTES = 3, 512
 TILES = (1, 2, 4, 8, 16)
 REGIMES = ("row", "block", "cluster", "packets", "flags")
-ROW_UNITS, ROW_LANES, LARGEST_ROW, REGISTERS = 32, 4, 128, 65536  # of a CTA with one batch row
+ROW_UNITS, ROW_LANES, LARGEST_ROW, ROW_PLACES = 32, 4, 128, 128  # of a CTA with one batch row
+REGISTERS = 65536  # of an SM
 SMS, SHARED_BYTES, LARGEST_CLUSTER, PORTABLE_CLUSTER = 132, 227 * 1024, 16, 8  # of an H100 or H200
 
 
@@ -92,7 +93,7 @@ class Cut:
         """plan.h, layout_of and row_shared_bytes."""
         if self.is_row:
             operands, width = (2 * GATES, self.units + 4) if self.backward else (2, self.units)
-            return 128 * 4 + (operands * self.units + GATES * ROW_UNITS * width) * 4
+            return ROW_PLACES * 4 + (operands * self.units + GATES * ROW_UNITS * width) * 4
         _, rows, operand_bytes, value_bytes, _ = self.traits
         rows *= self.tiles
         words = (GATES if self.backward else 1) * self.units * operand_bytes // 4

@@ -3,8 +3,6 @@
 // out what is read and stored of it.
 #pragma once
 
-#include <type_traits>
-
 #include "loop.h"
 #include "scalar.cuh"
 
