@@ -84,6 +84,11 @@ class Cut:
         return self.B if self.is_row else ceil_div(self.B, self.tiles * self.traits.rows)
 
     @property
+    def at_once(self) -> int:
+        """Teams of a launch."""
+        return min(self.teams, SMS // self.ctas) if self.regime in ("packets", "flags") else self.teams
+
+    @property
     def beyond(self) -> int:
         """Fragments of a gate that a warp has in shared memory."""
         return max(0, self.steps_per_warp - self.traits.held)
@@ -112,7 +117,7 @@ class Cut:
             return self.ctas == 1
         if self.regime == "cluster":
             return 2 <= self.ctas <= LARGEST_CLUSTER
-        return self.ctas >= 2 and self.ctas * self.teams <= SMS
+        return 2 <= self.ctas <= SMS
 
     def parts(self) -> dict[str, float]:
         """What a step consists of, by the names of the costs in plan.cpp, times how often it is done."""
@@ -131,12 +136,12 @@ class Cut:
             f"kPiece{back}": (pieces - 1) * busy,
             f"{self.regime}.{'backward' if self.backward else 'forward'}": 1.0,
             f"{self.regime}{large}.kilobyte": kilobytes,
-            f"{self.regime}.megabyte": kilobytes * self.ctas * self.teams / 1024,
+            f"{self.regime}.megabyte": kilobytes * self.ctas * self.at_once / 1024,
         }
         if self.regime == "cluster":
             waves = ceil_div(self.teams, max(1, int(16 // self.ctas * (SMS / 17.5))))
         else:
-            waves = ceil_div(self.teams * self.ctas, SMS)
+            waves = ceil_div(self.teams, SMS if self.regime == "block" else self.at_once)
         return {name: amount * waves for name, amount in parts.items()}
 
     def parts_of_row(self) -> dict[str, float]:

@@ -38,7 +38,7 @@ struct Loop {
 
   Shape shape;
   Cut cut;
-  int row_teams;
+  int row_teams, first_team;  // of a direction; of this launch
   Direction direction[2];
   void* exchange;  // memory of the grid's exchanges, zero: exchange_bytes of it for each team
 };

@@ -34,8 +34,13 @@ constexpr PerRow kRow{170, 0.0082, 0.0133}, kRowBack{160, 0.009, 0.018};
 constexpr double kRowTeam = 500, kRowUnit = 42;
 constexpr int kRegisters = 65536;
 constexpr int64_t kMaxRows = 1 << 18;  // more never pay, and their arrays' steps are of less than 4 GB
-// A step without a team: two launches; the product, or reading its weights.
-constexpr double kLaunches = 9000, kProduct = 100e3, kWeights = 1500;  // operations of 16-bit numbers, bytes
+// A step without a team: two launches, which the host takes longer for than the device in a sequence; reading its
+// weights, bytes a nanosecond, or the product (docs/notes/2026-11-26-gpu-4.md).
+constexpr double kLaunches = 13000, kLaunchesAlone = 9000, kWeights = 2500;
+struct PerProduct {
+  double fma, tf32, narrow;  // operations a nanosecond
+};
+constexpr PerProduct kProduct{37e3, 170e3, 400e3};
 
 int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
 
@@ -62,9 +67,10 @@ double resident_step(const Device& device, const Plan& plan) {
   const bool large = plan.regime == Regime::cluster && cut.ctas > kPortableCluster;
   time += plan.backward ? exchange.backward : exchange.forward;
   time += (large ? kLargeKilobyte : exchange.kilobyte) * operand / 1024;
-  time += exchange.megabyte * operand * cut.ctas * plan.teams / (1 << 20);
+  time += exchange.megabyte * operand * cut.ctas * plan.teams_at_once / (1 << 20);
   if (plan.steps > 0) time += (kTeam + kLoad * cut.steps_per_warp) / double(plan.steps);
-  if (plan.regime != Regime::cluster) return time * ceil_div(int64_t(plan.teams) * cut.ctas, device.sms);
+  if (plan.regime == Regime::grid) return time * ceil_div(plan.teams, plan.teams_at_once);
+  if (plan.regime == Regime::block) return time * ceil_div(plan.teams, device.sms);
   return time * ceil_div(plan.teams, clusters_at_once(device, cut.ctas));
 }
 
@@ -81,10 +87,12 @@ double row_step(const Device& device, const Plan& plan) {
 
 double separate_step(const Problem& problem) {
   const double weights = 3.0 * problem.hidden * problem.hidden * problem.directions;
-  const double rate = is_fma(problem.arithmetic) ? 0.15 : problem.arithmetic == Arithmetic::tf32 ? 0.45 : 1;
-  const double product = std::max(2 * weights * double(problem.batch) / (kProduct * rate),
+  const double rate = is_fma(problem.arithmetic)               ? kProduct.fma
+                      : problem.arithmetic == Arithmetic::tf32 ? kProduct.tf32
+                                                               : kProduct.narrow;
+  const double product = std::max(2 * weights * double(problem.batch) / rate,
                                   weights * traits_of(problem.arithmetic).operand_bytes / kWeights);
-  return kLaunches * problem.directions + product;
+  return (problem.steps == 1 ? kLaunchesAlone : kLaunches) * problem.directions + product;
 }
 
 class Search {
@@ -117,7 +125,8 @@ class Search {
     if (plan.shared_bytes > device_.shared_bytes) return;
     if (regime == Regime::block && cut.ctas != 1) return;
     if (regime == Regime::cluster && (cut.ctas < 2 || cut.ctas > device_.max_cluster)) return;
-    if (regime == Regime::grid && (cut.ctas < 2 || int64_t(cut.ctas) * plan.teams > device_.sms)) return;
+    if (regime == Regime::grid && (cut.ctas < 2 || cut.ctas > device_.sms)) return;
+    plan.teams_at_once = regime == Regime::grid ? std::min(plan.teams, device_.sms / cut.ctas) : plan.teams;
     plan.step_nanoseconds = resident_step(device_, plan);
     if (plan.step_nanoseconds < best_.step_nanoseconds) best_ = plan;
   }
@@ -132,7 +141,7 @@ class Search {
     cut.ctas = 1;
     cut.splits = kGroup * kRowLanes / kWarp;
     plan.row_teams = int(problem_.batch);
-    plan.teams = plan.row_teams * problem_.directions;
+    plan.teams = plan.teams_at_once = plan.row_teams * problem_.directions;
     plan.shared_bytes = row_shared_bytes(units, plan.backward);
     plan.step_nanoseconds = row_step(device_, plan);
     if (plan.step_nanoseconds < best_.step_nanoseconds) best_ = plan;
@@ -248,8 +257,9 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
     const bool row = plan.regime == Regime::row;
     const int held = std::min(cut.steps_per_warp, traits_of(plan.arithmetic, plan.variant).held);
     text << plan.teams << (plan.teams == 1 ? " team of " : " teams of ") << cut.ctas
-         << (cut.ctas == 1 ? " CTA" : " CTAs") << " x " << plan.threads() << " threads, " << plan.rows()
-         << " rows a team, " << cut.groups_per_cta * kGroup << " units a CTA, " << cut.splits
+         << (cut.ctas == 1 ? " CTA" : " CTAs") << " x " << plan.threads() << " threads, ";
+    if (plan.teams_at_once < plan.teams) text << plan.teams_at_once << " at once, ";
+    text << plan.rows() << " rows a team, " << cut.groups_per_cta * kGroup << " units a CTA, " << cut.splits
          << " warps a group; state by " << name_of(plan.exchange)
          << "; weights: " << (row ? kGates * cut.units() / kRowLanes : held * kGates * 4) << " registers a thread and "
          << (cut.steps_per_warp - held) * kGates * kFragmentBytes * cut.warps() << " bytes of " << plan.shared_bytes

@@ -8,7 +8,8 @@
 //   block     a team is one CTA: through its shared memory
 //   cluster   the CTAs of a thread-block cluster write into each other's shared memory (sm_90 and newer)
 //   grid      CTAs anywhere on the device, all resident at once: through global memory, in packets that carry
-//             their step's number, or in plain words behind a counter ("flags")
+//             their step's number, or in plain words behind a counter ("flags"). Teams that the device has no room
+//             for are launched after the others
 //   steps     no team: W_hh can't be held still, or is used by so many rows that it needn't be. A matrix product
 //             and a kernel of the gates for each step
 //
@@ -116,6 +117,7 @@ struct Plan {
   Cut cut;
   int row_teams = 0;  // teams of one direction: they share out the batch
   int teams = 0;
+  int teams_at_once = 0;          // of a launch
   int64_t shared_bytes = 0;       // of a CTA
   double step_nanoseconds = 0.0;  // an estimate, see plan.cpp; never a measurement
 

@@ -1,4 +1,5 @@
 // From a plan to a launch: residency is asked for, and every status is looked at.
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -75,8 +76,8 @@ struct Launch {
   cudaLaunchConfig_t config{};
   cudaLaunchAttribute attributes[1];
 
-  Launch(const Plan& plan, cudaStream_t stream) {
-    config.gridDim = dim3(unsigned(plan.teams) * unsigned(plan.cut.ctas));
+  Launch(const Plan& plan, int teams, cudaStream_t stream) {
+    config.gridDim = dim3(unsigned(teams) * unsigned(plan.cut.ctas));
     config.blockDim = dim3(unsigned(plan.threads()));
     config.dynamicSmemBytes = size_t(plan.shared_bytes);
     config.stream = stream;
@@ -140,7 +141,7 @@ cudaError_t ask_count(const Plan& plan, Kernel* kernel, int& count) {
   if (const cudaError_t status = prepare(plan, kernel)) return status;
   if (plan.regime != Regime::cluster)
     return cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel, plan.threads(), size_t(plan.shared_bytes));
-  const Launch launch(plan, nullptr);
+  const Launch launch(plan, plan.teams, nullptr);
   return cudaOccupancyMaxActiveClusters(&count, kernel, &launch.config);
 }
 
@@ -160,7 +161,8 @@ cudaError_t ask_resident(const Device& device, const Plan& plan, Kernel* kernel,
   }
   const int64_t count = answer->second;
   // Neither clusters nor single CTAs wait for each other: one at a time is enough.
-  resident = plan.regime == Regime::grid ? count * device.sms >= int64_t(plan.teams) * plan.cut.ctas : count > 0;
+  resident =
+      plan.regime == Regime::grid ? count * device.sms >= int64_t(plan.teams_at_once) * plan.cut.ctas : count > 0;
   return cudaSuccess;
 }
 
@@ -183,9 +185,11 @@ std::string run(const Plan& plan, AnyLoop& loop, void* workspace, cudaStream_t s
     const std::lock_guard lock(once());
     if (const cudaError_t status = prepare(plan, kernel)) return problem_text(plan, "shared memory", status);
   }
-  const Launch launch(plan, stream);
-  if (const cudaError_t status = cudaLaunchKernelEx(&launch.config, kernel, loop))
-    return problem_text(plan, "launch", status);
+  for (loop.first_team = 0; loop.first_team < plan.teams; loop.first_team += plan.teams_at_once) {
+    const Launch launch(plan, std::min(plan.teams_at_once, plan.teams - loop.first_team), stream);
+    if (const cudaError_t status = cudaLaunchKernelEx(&launch.config, kernel, loop))
+      return problem_text(plan, "launch", status);
+  }
   return {};
 }
 

@@ -52,7 +52,7 @@ struct Place {
     group = warp / splits;
     split = warp % splits;
     rank = int(blockIdx.x) % cut.ctas;
-    team = int(blockIdx.x) / cut.ctas;
+    team = int(blockIdx.x) / cut.ctas + loop.first_team;
     direction = team / loop.row_teams;
     const int group_of_layer = rank * cut.groups_per_cta + group;
     first_unit = group_of_layer * kGroup;

@@ -19,6 +19,7 @@ void forward_steps(const Run& run, const ForwardCall& call, int d, const Tensor&
   const bool narrow = size_of(shape.dtype) == 2;
   Tensor operand = narrow ? torch::stable::clone(torch::stable::contiguous(state_of(call.hx, d))) : state;
   const Tensor products = new_tensor(like, {shape.batch, 3 * H}), w_t = transposed(w_hh);
+  const Rows<const void> all_inputs = read_only(all_steps(shape, inputs));
   for (int64_t step = 0; step < shape.steps; ++step) {
     const int64_t t = shape.time_of(step, d), alive = shape.rows_at(t);
     multiply(rows(products, 0, alive), rows(operand, 0, alive), w_t);
@@ -26,7 +27,7 @@ void forward_steps(const Run& run, const ForwardCall& call, int d, const Tensor&
     one.dtype = shape.dtype;
     one.rows = alive;
     one.hidden = H;
-    one.inputs = read_only(matrix_of(rows(inputs, run.first_row(t), alive)));
+    one.inputs = of_step(shape, all_inputs, t);
     one.products = read_only(matrix_of(products));
     one.b_ih = my.b_ih;
     one.b_hh = my.b_hh;
@@ -91,6 +92,8 @@ void backward_steps(const Run& run, const BackwardCall& call, int d, const Rows<
   const BackwardDirection& my = call.params.direction[d];
   const Tensor state = wide_copy(run, call.grad_h_n, d, like);
   const Tensor weights = reordered(w_hh), products = new_tensor(like, {shape.batch, H});
+  const Rows<const void> all_previous = read_only(all_steps(shape, previous));
+  const Rows<void> all_grads = all_steps(shape, grads);
   int64_t multiplied = 0;
   for (int64_t step = shape.steps; step >= 0; --step) {
     // After the first step of the direction, what is left is dL/dhx.
@@ -105,13 +108,13 @@ void backward_steps(const Run& run, const BackwardCall& call, int d, const Rows<
     one.state = state.data_ptr();
     if (step > 0) {
       one.grad_output = of_step(shape, my.grad_output, t);
-      one.previous = read_only(matrix_of(rows(previous, run.first_row(t), alive)));
+      one.previous = of_step(shape, all_previous, t);
       one.gates = of_step(shape, gates, t);
-      one.grads = matrix_of(rows(grads, run.first_row(t), alive));
+      one.grads = of_step(shape, all_grads, t);
     }
     check_status(cuda::run_step(one, run.stream));
     if (step == 0) break;
-    multiply(rows(products, 0, alive), columns(rows(grads, run.first_row(t), alive), 0, 3 * H), weights);
+    multiply(rows(products, 0, alive), block(grads, run.first_row(t), alive, 0, 3 * H), weights);
     multiplied = alive;
   }
   Tensor grad_hx = state_of(call.grad_hx, d);

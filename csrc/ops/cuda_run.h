@@ -14,12 +14,17 @@ namespace gru_fused::ops {
 
 inline void check_status(const std::string& status) { check(status.empty(), "CUDA: ", status); }
 
-// ---- Matrices: views of two dimensions.
+// ---- Matrices: views of two dimensions. To make one is a part of a step's time.
+inline Tensor block(const Tensor& matrix, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  if (rows == matrix.size(0) && columns == matrix.size(1)) return matrix;
+  const int64_t strides[] = {matrix.stride(0), matrix.stride(1)};
+  return strided(matrix, row * strides[0] + column * strides[1], {rows, columns}, {strides[0], strides[1]});
+}
 inline Tensor columns(const Tensor& matrix, int64_t first, int64_t count) {
-  return strided(matrix, first * matrix.stride(1), {matrix.size(0), count}, {matrix.stride(0), matrix.stride(1)});
+  return block(matrix, 0, matrix.size(0), first, count);
 }
 inline Tensor rows(const Tensor& matrix, int64_t first, int64_t count) {
-  return strided(matrix, first * matrix.stride(0), {count, matrix.size(1)}, {matrix.stride(0), matrix.stride(1)});
+  return block(matrix, first, count, 0, matrix.size(1));
 }
 inline Tensor transposed(const Tensor& matrix) {
   return strided(matrix, 0, {matrix.size(1), matrix.size(0)}, {matrix.stride(1), matrix.stride(0)});

@@ -14,6 +14,7 @@ void tangent_steps(const Run& run, const TangentCall& call, int d, const Tensor&
   const Tensor operand = narrow ? torch::stable::clone(torch::stable::contiguous(state_of(hx_t, d))) : state;
   const Tensor products = new_tensor(w_hh, {shape.batch, 3 * H}), w_t = transposed(w_hh);
   const Tensor previous = run.previous_states(d, my.hx, my.output, w_hh, call.layer.rows());
+  const Rows<const void> all_previous = read_only(all_steps(shape, previous));
   for (int64_t step = 0; step < shape.steps; ++step) {
     const int64_t t = shape.time_of(step, d), alive = shape.rows_at(t);
     multiply(rows(products, 0, alive), rows(operand, 0, alive), w_t);
@@ -24,7 +25,7 @@ void tangent_steps(const Run& run, const TangentCall& call, int d, const Tensor&
     one.given_t = of_step(shape, my.given_t, t);
     one.products = read_only(matrix_of(products));
     one.gates = of_step(shape, my.gates, t);
-    one.previous = read_only(matrix_of(rows(previous, run.first_row(t), alive)));
+    one.previous = of_step(shape, all_previous, t);
     one.state = state.data_ptr();
     if (narrow) one.operand = matrix_of(operand);
     one.output_t = of_step(shape, my.output_t, t);
@@ -53,7 +54,6 @@ void tangent_backward_steps(const Run& run, const TangentBackwardCall& call, int
   for (int64_t step = shape.steps; step >= 0; --step) {
     // After the first step of the direction, what is left are the gradients of hx.
     const int64_t t = step > 0 ? shape.time_of(step - 1, d) : 0, alive = step > 0 ? shape.rows_at(t) : 0;
-    const int64_t first = step > 0 ? run.first_row(t) : 0;
     cuda::StepTangentBackward one{};
     one.dtype = shape.dtype;
     one.rows = std::max(alive, multiplied);
@@ -66,14 +66,14 @@ void tangent_backward_steps(const Run& run, const TangentBackwardCall& call, int
       one.state[i] = state[i].data_ptr();
       if (step == 0) continue;
       one.grad_output[i] = of_step(shape, i ? my.grad_output_t : my.grad_output, t);
-      one.previous[i] = read_only(matrix_of(rows(previous[i], first, alive)));
+      one.previous[i] = of_step(shape, read_only(all_steps(shape, previous[i])), t);
       one.gates[i] = of_step(shape, i ? my.gates_t : my.gates, t);
-      one.grads[i] = matrix_of(rows(grads[i], first, alive));
+      one.grads[i] = of_step(shape, all_steps(shape, grads[i]), t);
     }
     check_status(cuda::run_step(one, run.stream));
     if (step == 0) break;
     const auto product = [&](int to, int of, const Tensor& weight) {
-      multiply(rows(products[to], 0, alive), columns(rows(grads[of], first, alive), 0, 3 * H), weight);
+      multiply(rows(products[to], 0, alive), block(grads[of], run.first_row(t), alive, 0, 3 * H), weight);
     };
     product(0, 0, weights);
     product(1, 1, weights);

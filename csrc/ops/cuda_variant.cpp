@@ -108,7 +108,7 @@ void backward_steps(const Run& run, const VariantBackwardCall& call, int d, cons
     if (step < 0) break;
     const int64_t t = shape.time_of(step, d), alive = shape.rows_at(t);
     const auto of_step = [&](const Tensor& all, int64_t first, int64_t count) {
-      return columns(rows(all, run.first_row(t), alive), first, count);
+      return block(all, run.first_row(t), alive, first, count);
     };
     const Tensor to = rows(products, 0, alive);
     if (cell.norm()) {

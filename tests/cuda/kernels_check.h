@@ -53,6 +53,7 @@ struct Case {
   bool packed = false;
   int groups_per_cta = 0, splits = 1, tiles = 1;  // 0: as planned
   bool bare = false;                              // no bias, no gates to save, no gradients from outside
+  int teams_at_once = 0;                          // of a launch; 0: all
 };
 
 double difference(const Matrix& a, const Matrix& b) {
@@ -95,6 +96,7 @@ std::string plan_of(const Case& c, const Problem& problem, Exchange exchange, Pl
   cut.tiles = c.tiles;
   plan.row_teams = ceil_div(problem.batch, plan.rows());
   plan.teams = plan.row_teams * problem.directions;
+  plan.teams_at_once = c.teams_at_once ? c.teams_at_once : plan.teams;
   plan.shared_bytes = layout_of(plan.arithmetic, exchange, plan.backward, cut, plan.variant).bytes;
   return {};
 }
@@ -133,6 +135,8 @@ std::vector<Case> cases_of(Arithmetic arithmetic, Exchange exchange, bool small,
       {"two row teams", 3, rows + 1, block ? 7 : 17, 1, false, 1, 1, 1},
       {"few rows", 7, 2, block ? 16 : 33, 1, false, 2, 1, 1},  // the last CTA has a group less
   };
+  if (exchange == Exchange::packets || exchange == Exchange::flags)
+    cases.push_back({"teams after teams, packed", 3, 2 * rows + 1, 20, 2, true, 1, 1, 1, false, 4});
   if (small) return cases;
   cases.push_back({"two directions, packed", 5, 2 * rows + 3, 35, 2, true, 2, 2, 2});
   cases.push_back({"bare", 3, 3, block ? 20 : 40, 2, false, 1, 3, 1, true});

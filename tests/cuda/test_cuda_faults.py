@@ -62,14 +62,17 @@ def test_an_empty_regime_is_none(emulated: EmulatedOps, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("wanted", ["packets", "flags"])
-def test_a_grid_larger_than_the_device_goes_step_by_step(
-    emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch, wanted: str
+@pytest.mark.parametrize(
+    ("sms", "expected"), [(4, 1), (3, 2), (2, 2), (1, 2 * WIDE.T)], ids=["room", "room-for-1", "for-1", "none"]
+)
+def test_a_grid_larger_than_the_device_goes_team_by_team_or_step_by_step(
+    emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch, wanted: str, sms: int, expected: int
 ) -> None:
-    """Two teams of at least two CTAs do not fit on two SMs, and a launch that could not be resident is not tried."""
+    """Two teams of at least two CTAs do not fit on three SMs, and a launch that could not be resident is not tried."""
     monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", wanted)
-    assert launches(emulated, WIDE) == 1
-    emulated.device(90, sms=2)
-    assert launches(emulated, WIDE) == 2 * WIDE.T
+    monkeypatch.setenv("GRU_FUSED_CUDA_CUT", "3x1")
+    emulated.device(90, sms=sms)
+    assert launches(emulated, WIDE) == expected
     assert emulated.last_error == ""
     assert_right(WIDE)
 
