@@ -69,15 +69,16 @@ struct StepBackward {
   Rows<void> grads;              // [rows, 4H] as in GateGrads
 };
 
-// The backward of a layer of one step: without products the gates' gradients, with them dL/dhx.
+// The backward of a layer of one step: without products the gates' gradients, with them dL/dhx. A call of one step
+// waits for the host, so that its gradients lie as the fewest products want them, r's and z's twice.
 struct SingleBackward {
   DType dtype;
   int64_t rows, hidden;
   Rows<const void> grad_output, grad_h_n;  // [rows, H] or null: zero
   Rows<const void> hx;                     // [rows, H]
   Rows<const void> gates;                  // [rows, 4H]
-  Rows<void> grads;                        // [rows, 4H] as in GateGrads
-  Rows<const void> products[2];            // [rows, H]: those of r and z with W_hh, and those of n
+  Rows<void> grads;                        // [rows, 6H]: a_r, a_z, a_n; a_r, a_z, a_nr
+  Rows<const void> products;               // [rows, H]: the last three with W_hh; or null
   Rows<void> grad_hx;                      // [rows, H]
 };
 
@@ -116,13 +117,16 @@ struct PreviousStates {
 };
 
 // Of one direction, from its gates' gradients: b_ih's is the sums of the last 3H columns, b_hh's those of the first 3H,
-// whose first H are the last of b_hh.
+// whose first H are the last of b_hh. Or, of one step, those of the first and of the last 3H.
 struct BiasGradients {
   DType dtype;
   int64_t rows, hidden;
-  Rows<const void> grads;  // [rows, 4H] as in GateGrads
+  Rows<const void> grads;  // [rows, 4H] as in GateGrads, or [rows, 6H] as in SingleBackward
+  bool single;             // the latter
   void *b_ih, *b_hh;       // [3H]
-  void* parts;             // [bias_gradient_parts(rows), 4H] in float32 (float64 for float64), or null if that is one
+  void* parts;             // [bias_gradient_parts(rows), columns()] in float32 (float64), or null if that is one
+
+  GRU_FUSED_HD int64_t columns() const { return (single ? 6 : 4) * hidden; }
 };
 
 int64_t bias_gradient_parts(int64_t rows);

@@ -18,11 +18,15 @@ __global__ void __launch_bounds__(kThreads) single_backward(const __grid_constan
   const Value d = number(call.grad_output) + number(call.grad_h_n);
   const Scalar* const gates = at<Scalar>(call.gates, row, unit);
   if constexpr (kProducts) {
-    const Value sum = d * widen<Value>(gates[H]) + number(call.products[0]) + number(call.products[1]);
+    const Value sum = d * widen<Value>(gates[H]) + number(call.products);
     *at<Scalar>(call.grad_hx, row, unit) = narrow<Scalar>(sum);
   } else {
     const auto grads = cell_backward<typename Types::Math>(d, saved_gates<Value>(gates, H), number(call.hx));
-    store_grads(at<Scalar>(call.grads, row, unit), H, grads);
+    Scalar* const to = at<Scalar>(call.grads, row, unit);
+    to[0] = to[3 * H] = narrow<Scalar>(grads.r);
+    to[H] = to[4 * H] = narrow<Scalar>(grads.z);
+    to[2 * H] = narrow<Scalar>(grads.n);
+    to[5 * H] = narrow<Scalar>(grads.nr);
   }
 }
 
@@ -38,7 +42,7 @@ std::string run(const SingleBackward& call, cudaStream_t stream) {
 }  // namespace
 
 std::string run_single(const SingleBackward& call, cudaStream_t stream) {
-  return call.products[0].data ? run<true>(call, stream) : run<false>(call, stream);
+  return call.products.data ? run<true>(call, stream) : run<false>(call, stream);
 }
 
 }  // namespace gru_fused::cuda

@@ -27,11 +27,16 @@ __device__ __forceinline__ Value column_sum(const Source* column, int64_t stride
   return sum;
 }
 
-// The columns are those of GateGrads: a_nr, a_r, a_z, a_n, so that the first and the last are one bias's each.
+// The columns are those of GateGrads: a_nr, a_r, a_z, a_n, so that the first and the last are one bias's each; or those
+// of a single step, where each is.
 template <class Scalar, class Value>
 __device__ __forceinline__ void store_sum(const BiasGradients& call, int64_t column, Value sum) {
   const int64_t H = call.hidden;
   const Scalar rounded = narrow<Scalar>(sum);
+  if (call.single) {
+    static_cast<Scalar*>(column < 3 * H ? call.b_ih : call.b_hh)[column % (3 * H)] = rounded;
+    return;
+  }
   if (column >= H) static_cast<Scalar*>(call.b_ih)[column - H] = rounded;
   if (column < 3 * H) static_cast<Scalar*>(call.b_hh)[column < H ? column + 2 * H : column - H] = rounded;
 }
@@ -43,7 +48,7 @@ __global__ void __launch_bounds__(kThreads) bias_gradients(const __grid_constant
   using Value = typename Types::Value;
   GRU_FUSED_DYNAMIC_SHARED(memory);
   Value* const shared = reinterpret_cast<Value*>(memory);
-  const int64_t count = 4 * call.hidden;
+  const int64_t count = call.columns();
   const auto blocks = unsigned((count + kColumns - 1) / kColumns);
   const int64_t column = int64_t(blockIdx.x % blocks) * kColumns + threadIdx.x % kColumns, part = blockIdx.x / blocks;
   const bool exists = column < count;
@@ -68,7 +73,7 @@ std::string run(const BiasGradients& call, int64_t parts, cudaStream_t stream) {
   static void (*const kernels[4])(BiasGradients) = {
       bias_gradients<ArithmeticOf<float>, kParts>, bias_gradients<ArithmeticOf<double>, kParts>,
       bias_gradients<ArithmeticOf<__nv_bfloat16>, kParts>, bias_gradients<ArithmeticOf<__half>, kParts>};
-  const int64_t blocks = (4 * call.hidden + kColumns - 1) / kColumns * parts;
+  const int64_t blocks = (call.columns() + kColumns - 1) / kColumns * parts;
   return launch("bias_gradients", kernels, call.dtype, call, blocks, call.rows, call.hidden, stream,
                 kThreads * (call.dtype == DType::f64 ? sizeof(double) : sizeof(float)));
 }

@@ -76,11 +76,9 @@ void backward_single(const Run& run, const BackwardCall& call, int d, const Rows
   one.gates = gates;
   one.grads = matrix_of(grads);
   check_status(cuda::run_single(one, run.stream));
-  const Tensor products = new_tensor(w_hh, {2 * B, H}), of_rz = rows(products, 0, B), of_n = rows(products, B, B);
-  multiply(of_rz, columns(grads, H, 2 * H), rows(w_hh, 0, 2 * H));
-  multiply(of_n, columns(grads, 0, H), rows(w_hh, 2 * H, H));
-  one.products[0] = read_only(matrix_of(of_rz));
-  one.products[1] = read_only(matrix_of(of_n));
+  const Tensor products = new_tensor(w_hh, {B, H});
+  multiply(products, columns(grads, 3 * H, 3 * H), w_hh);
+  one.products = read_only(matrix_of(products));
   one.grad_hx = my.grad_hx;
   check_status(cuda::run_single(one, run.stream));
 }
@@ -207,13 +205,14 @@ struct Cuda {
     std::optional<Tensor> again;
     if (recompute) again = made_again(run, call, x, weights, previous);
 
-    const Tensor all = call.layer.new_rows(x, 4 * H);  // gradients of the gates
+    const bool single = by_steps && shape.steps == 1;
+    const Tensor all = call.layer.new_rows(x, (single ? 6 : 4) * H);  // gradients of the gates
     cuda::BackwardLoop loop{};
     loop.shape = run.on_device;
     for (int d = 0; d < shape.directions; ++d) {
       const BackwardDirection& my = call.params.direction[d];
       const Rows<const void> gates = again ? call.layer.own_rows<const void>(*again, d) : my.gates;
-      if (by_steps && shape.steps == 1)
+      if (single)
         backward_single(run, call, d, gates, of_direction(all, d), weights.w_hh(d));
       else if (by_steps)
         backward_steps(run, call, d, gates, of_direction(all, d), previous[d], weights.w_hh(d), x);
@@ -227,10 +226,14 @@ struct Cuda {
     const Tensor input = flat(x);
     for (int d = 0; d < shape.directions; ++d) {
       const Tensor grads = of_direction(all, d);
-      if (call.grad_x) multiply(of_direction(*call.grad_x, d), columns(grads, H, 3 * H), weights.w_ih(d));
+      if (call.grad_x) multiply(of_direction(*call.grad_x, d), columns(grads, single ? 0 : H, 3 * H), weights.w_ih(d));
+      if (!need_weights) continue;
       const bool bias = weights.has_bias();
-      if (need_weights)
-        weight_gradients(run, &call.grad_weights[d * (bias ? 4 : 2)], bias, input, grads, previous[d], previous[d]);
+      const Tensor* const to = &call.grad_weights[d * (bias ? 4 : 2)];
+      if (single)
+        weight_gradients_of_single(run, to, bias, input, grads, previous[d]);
+      else
+        weight_gradients(run, to, bias, input, grads, previous[d], previous[d]);
     }
   }
 };

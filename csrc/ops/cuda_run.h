@@ -229,6 +229,23 @@ inline Tensor wide_copy(const Run& run, const OptionalTensor& states, int d, con
   return state;
 }
 
+// Gradients of the biases, from the gates' gradients as the loops leave them, or (`single`) a single step.
+inline void bias_gradients(const Run& run, const Tensor& b_ih, const Tensor& b_hh, const Tensor& grads, bool single) {
+  cuda::BiasGradients sums{};
+  sums.dtype = run.shape.dtype;
+  sums.rows = grads.size(0);
+  sums.hidden = run.shape.hidden;
+  sums.grads = read_only(matrix_of(grads));
+  sums.single = single;
+  sums.b_ih = b_ih.data_ptr();
+  sums.b_hh = b_hh.data_ptr();
+  std::optional<Tensor> parts;
+  if (const int64_t count = cuda::bias_gradient_parts(sums.rows); count > 1)
+    parts = run.new_wide(grads, {count, sums.columns()});
+  if (parts) sums.parts = parts->data_ptr();
+  check_status(cuda::run_bias_gradients(sums, run.stream));
+}
+
 // Gradients of one direction's weights, from the gates' gradients of all steps: of w_ih, w_hh and, with bias, b_ih,
 // b_hh. hd is what W_hh's rows of r and z multiplied, hd_n what those of n did.
 inline void weight_gradients(const Run& run, const Tensor* to, bool bias, const Tensor& x, const Tensor& grads,
@@ -237,19 +254,16 @@ inline void weight_gradients(const Run& run, const Tensor* to, bool bias, const 
   multiply(to[0], transposed(columns(grads, H, 3 * H)), x);
   multiply(rows(to[1], 0, 2 * H), transposed(columns(grads, H, 2 * H)), hd);
   multiply(rows(to[1], 2 * H, H), transposed(columns(grads, 0, H)), hd_n);
-  if (!bias) return;
-  std::optional<Tensor> parts;
-  if (const int64_t count = cuda::bias_gradient_parts(grads.size(0)); count > 1)
-    parts = run.new_wide(grads, {count, 4 * H});
-  cuda::BiasGradients sums{};
-  sums.dtype = run.shape.dtype;
-  sums.rows = grads.size(0);
-  sums.hidden = H;
-  sums.grads = read_only(matrix_of(grads));
-  sums.b_ih = to[2].data_ptr();
-  sums.b_hh = to[3].data_ptr();
-  if (parts) sums.parts = parts->data_ptr();
-  check_status(cuda::run_bias_gradients(sums, run.stream));
+  if (bias) bias_gradients(run, to[2], to[3], grads, false);
+}
+
+// The same of a single step: SingleBackward.
+inline void weight_gradients_of_single(const Run& run, const Tensor* to, bool bias, const Tensor& x,
+                                       const Tensor& grads, const Tensor& hx) {
+  const int64_t H = hx.size(1);
+  multiply(to[0], transposed(columns(grads, 0, 3 * H)), x);
+  multiply(to[1], transposed(columns(grads, 3 * H, 3 * H)), hx);
+  if (bias) bias_gradients(run, to[2], to[3], grads, true);
 }
 
 }  // namespace gru_fused::ops
