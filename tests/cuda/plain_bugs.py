@@ -240,6 +240,25 @@ PLAIN_BUGS = [
         "forward",
         "numbers",
     ),
+    # ---- Teams after teams
+    Bug(
+        "every-launch-is-the-first-teams",
+        "team.cuh",
+        "team = int(blockIdx.x) / cut.ctas + loop.first_team;",
+        "team = int(blockIdx.x) / cut.ctas;",
+        "packets",
+        "forward",
+        "numbers",
+    ),
+    Bug(
+        "the-last-teams-are-not-launched",
+        "run.cu",
+        "for (loop.first_team = 0; loop.first_team < plan.teams; loop.first_team += plan.teams_at_once)",
+        "for (loop.first_team = 0; loop.first_team == 0; loop.first_team += plan.teams_at_once)",
+        "flags",
+        "backward",
+        "numbers",
+    ),
     # ---- Bounds
     Bug(
         "a-row-beyond-the-operand",
