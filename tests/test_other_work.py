@@ -1,4 +1,5 @@
-"""How long calls stay on their own thread after another was late: a pure function of times, here in microseconds."""
+"""How long calls stay on their own thread after another was late, and whether brief ones follow each other: pure functions
+of times, here in microseconds."""
 
 from __future__ import annotations
 
@@ -67,3 +68,23 @@ def test_a_call_in_which_one_was_late_is_not_in_time(work: Any) -> None:
     pause_after(work, 0, by=4000)
     work.was_in_time(1000, 4000)
     assert pause_after(work, 5000, by=4000) == 8000
+
+
+def streak(native: ModuleType, times: list[int]) -> list[bool]:
+    one = native.Streak()
+    return [one.goes_on(time) for time in times]
+
+
+def test_brief_calls_that_follow_each_other_are_shared_from_the_seventeenth_on(native: ModuleType) -> None:
+    assert streak(native, [10_000 + 100 * call for call in range(40)]) == [False] * 16 + [True] * 24
+
+
+def test_a_pause_of_a_millisecond_ends_a_streak(native: ModuleType) -> None:
+    times = [10_000 + 999 * call for call in range(20)]
+    times += [times[-1] + 1000 + 100 * call for call in range(20)]
+    assert streak(native, times) == [False] * 16 + [True] * 4 + [False] * 16 + [True] * 4
+
+
+def test_the_layers_of_calls_that_come_every_ten_milliseconds_are_no_streak(native: ModuleType) -> None:
+    times = [10_000 * call + 50 * layer for call in range(1, 20) for layer in range(6)]
+    assert not any(streak(native, times))

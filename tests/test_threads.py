@@ -19,7 +19,8 @@ import gru_fused
 
 LARGE = Case(T=20, B=17, I=33, H=130, layers=2, bidirectional=True)  # enough work to be split between threads
 TEAM = Case(T=40, B=1, I=33, H=150)  # one sequence: the threads share its hidden units
-CASES = [LARGE, Case(T=3, B=1, I=5, H=7), PACKED[3], TEAM]
+TEAM_IN_PLACE = Case(T=3, B=1, I=256, H=384)  # few steps: the weights are read where they are
+CASES = [LARGE, Case(T=3, B=1, I=5, H=7), PACKED[3], TEAM, TEAM_IN_PLACE]
 SECONDS = 60  # for what takes less than one, unless it hangs
 
 
@@ -86,10 +87,11 @@ def test_thread_count_changes_rounding_at_most(case: Case) -> None:
         assert_equal_to_rounding(job(), expected, eps=1e-12)
 
 
+@pytest.mark.parametrize("case", [TEAM, TEAM_IN_PLACE], ids=["panels", "in-place"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_a_team_gives_the_bits_of_one_thread(dtype: torch.dtype) -> None:
+def test_a_team_gives_the_bits_of_one_thread(case: Case, dtype: torch.dtype) -> None:
     """So it does not matter how many of its threads come in time."""
-    job = Job(TEAM, dtype)
+    job = Job(case, dtype)
     torch.set_num_threads(1)
     expected = job()
     for threads in (2, 3, 4):

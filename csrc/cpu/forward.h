@@ -294,11 +294,12 @@ struct Forward {
 template <class S, class Steps = PlainSteps<S>>
 void run_forward(const typename Steps::Params& params, void* scratch, const cpu::Parallel& parallel) {
   using Run = Forward<S, Steps>;
-  const cpu::Plan plan = Steps::plan(params, parallel.threads);
+  cpu::Plan plan = Steps::plan(params, parallel.threads);
+  const bool parallel_now = side_by_side(plan);
+  if (!parallel_now) plan.team = 1;  // nobody would come
   const Run forward{params, plan, Steps::scratch(params, plan), static_cast<Accumulate<S>*>(scratch)};
   const auto pack = [](const void* self, int64_t i) { static_cast<const Run*>(self)->pack(i); };
   const auto work = [](const void* self, int64_t i) { static_cast<const Run*>(self)->work(i); };
-  const bool parallel_now = side_by_side(plan);
   for (int64_t i = 0; i < plan.pieces(params.shape); ++i) new (forward.team_of(i)) Team;
   // Several shares of a direction read the same panels, which are packed before; else each member packs its own.
   if (plan.shares > 1)

@@ -120,10 +120,10 @@ void for_all(const Product& product, int64_t rows, Range part) {
   for_near_rows(rows, product.row_bytes(), [&](Range near) { for_blocks(near, part, product); });
 }
 
-// Makes one of the two products below for some rows: a part of its panels, or, if the weights are not packed, all.
+// Makes one of the two products below for some rows: a part of its panels.
 template <class Product>
 void make(const Product& product, int64_t rows, Range part) {
-  if (!product.weights.packed) return product.make_unpacked(rows);
+  if (!product.weights.packed) return product.make_unpacked(rows, part);
   if (!product.late()) return for_all(product, rows, part);
   for (int64_t panel = part.begin; panel < part.end; ++panel) {
     product.pack(panel);
@@ -176,9 +176,9 @@ struct Projection {
     });
   }
 
-  void make_unpacked(int64_t rows) const {
-    multiply_unpacked<S, T>(x, rows, weights.io.w_ih, weights.hidden, weights.inputs, gi, x.capacity);
-    for (int64_t panel = 0; panel < weights.panels; ++panel)
+  void make_unpacked(int64_t rows, Range part) const {
+    multiply_unpacked<S, T>(x, rows, weights.io.w_ih, weights.hidden, weights.inputs, part, gi, x.capacity);
+    for (int64_t panel = part.begin; panel < part.end; ++panel)
       for (int64_t row = 0; row < rows; ++row)
         for (int g = 0; g < 3; ++g) {
           T* const sum = at(row, panel) + g * lanes;
@@ -243,9 +243,9 @@ struct RecurrentProduct {
     finish(0, panel, acc);
   }
 
-  void make_unpacked(int64_t rows) const {
-    multiply_unpacked<S, T>(h, rows, weights.io.w_hh, weights.hidden, weights.hidden, gh, h.capacity);
-    for (int64_t panel = 0; panel < weights.panels; ++panel)
+  void make_unpacked(int64_t rows, Range part) const {
+    multiply_unpacked<S, T>(h, rows, weights.io.w_hh, weights.hidden, weights.hidden, part, gh, h.capacity);
+    for (int64_t panel = part.begin; panel < part.end; ++panel)
       for (int64_t row = 0; row < rows; ++row) {
         const T* const product = gh + (panel * h.capacity + row) * kWidth<T>;
         Vec<T> sums[1][1][3] = {{{load(product), load(product + lanes), load(product + 2 * lanes)}}};

@@ -24,8 +24,21 @@ void OtherWork::was_in_time(Time now, Duration worked) {
     pause_.store(std::max(before - kForgiven * worked, Duration(0)).count(), std::memory_order_relaxed);
 }
 
+bool Streak::goes_on(Clock::time_point now) {
+  const Clock::duration::rep time = now.time_since_epoch().count();
+  const Clock::duration since(time - last_.exchange(time, std::memory_order_relaxed));
+  const int before = since < kGap ? count_.load(std::memory_order_relaxed) : 0;
+  count_.store(std::min(before + 1, kCalls), std::memory_order_relaxed);
+  return before == kCalls;
+}
+
 OtherWork& other_work() {
   static OtherWork one;
+  return one;
+}
+
+Streak& streak() {
+  static Streak one;
   return one;
 }
 

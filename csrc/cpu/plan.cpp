@@ -20,6 +20,10 @@ constexpr int64_t kWorthAThread = 64 * 1024;
 
 // The same for a step, after which a team meets.
 constexpr int64_t kWorthATeammate = 24 * 1024;
+// And for a step with its input where nothing is packed: few steps, which pay for waking the others.
+constexpr int64_t kWorthATeammateInPlace = 160 * 1024;
+// And for a call that is worth waking them.
+constexpr int64_t kWorthWaking = 4 * 1024 * 1024;
 // Every share copies all weights' gradients once more. With fewer rows and steps than this for each, a team is better.
 constexpr int64_t kWorthAShare = 256;
 
@@ -49,10 +53,14 @@ Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep) {
   const int64_t rows = std::min(kChunkBytes / (4 * shape.hidden * accumulator), kMaxChunkRows);
   plan.chunk_steps = std::clamp<int64_t>(rows / plan.tile_rows, 1, shape.steps);
   const int64_t step = 3 * shape.hidden * shape.hidden * plan.share_rows;
-  if (plan.packed && plan.pieces(shape) < threads)
-    plan.team = std::clamp<int64_t>(step / kWorthATeammate, 1, threads / plan.pieces(shape));
+  const int64_t mates = plan.packed ? step / kWorthATeammate
+                        : sweep == Sweep::forward
+                            ? step * (shape.hidden + shape.inputs) / shape.hidden / kWorthATeammateInPlace
+                            : 1;
+  if (plan.pieces(shape) < threads) plan.team = std::clamp<int64_t>(mates, 1, threads / plan.pieces(shape));
   plan.once = plan.packed && plan.chunk_steps == shape.steps && plan.tile_rows == shape.batch;
   plan.parallel = threads > 1 && plan.workers(shape) > 1;
+  plan.brief = plan.team > 1 && !plan.packed && work < kWorthWaking;
   return plan;
 }
 

@@ -140,16 +140,16 @@ inline Vec<T> dot_rows(const Blocks<const T>& x, const S* w, int64_t w_row, int 
   return sum_each<T>(sums);
 }
 
-// to[panel][row][gate] = x W^T for `rows` rows of x, from a weight [3H, depth] where it lies.
+// to[panel][row][gate] = x W^T for `rows` rows of x and some panels, from a weight [3H, depth] where it lies.
 template <class S, class T>
 void multiply_unpacked(const Blocks<const T>& x, int64_t rows, const Rows<const void>& weight, int64_t hidden,
-                       int64_t depth, T* to, int64_t to_rows) {
+                       int64_t depth, Range panels, T* to, int64_t to_rows) {
   constexpr int lanes = Simd<T>::lanes, several = lanes >= 8 ? lanes / 4 : 1;
   const S* const w = static_cast<const S*>(weight.data);
   const auto dot = dot_row_for<S, T>(3 * hidden * depth * int64_t(sizeof(S)));
   // In the order of memory, of which one row asks for all in time.
   for (int64_t gate = 0; gate < 3; ++gate)
-    for (int64_t unit = 0; unit < hidden; unit += lanes) {
+    for (int64_t unit = panels.begin * lanes; unit < panels.end * lanes; unit += lanes) {
       const S* const first = w + (gate * hidden + unit) * weight.row;
       T* const out = to + unit / lanes * to_rows * kWidth<T> + gate * lanes;
       int64_t row = 0;

@@ -68,7 +68,7 @@ py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int 
   using namespace py::literals;
   return py::dict("share_rows"_a = plan.share_rows, "shares"_a = plan.shares, "tile_rows"_a = plan.tile_rows,
                   "chunk_steps"_a = plan.chunk_steps, "team"_a = plan.team, "packed"_a = plan.packed,
-                  "once"_a = plan.once, "parallel"_a = plan.parallel);
+                  "brief"_a = plan.brief, "once"_a = plan.once, "parallel"_a = plan.parallel);
 }
 
 // Times in microseconds since any moment.
@@ -95,4 +95,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
       .def("was_in_time", [](cpu::OtherWork& self, int64_t now, int64_t worked) {
         self.was_in_time(at(now), std::chrono::microseconds(worked));
       });
+  py::class_<cpu::Streak>(m, "Streak").def(py::init()).def("goes_on", [](cpu::Streak& self, int64_t now) {
+    return self.goes_on(at(now));
+  });
 }
