@@ -1,5 +1,7 @@
-"""How long calls stay on their own thread after another was late, and whether brief ones follow each other: pure functions
-of times, here in microseconds."""
+"""How long calls stay on their own thread after another was late, and whether brief ones follow each other.
+
+Pure functions of times, here in microseconds.
+"""
 
 from __future__ import annotations
 
