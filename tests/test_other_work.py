@@ -81,9 +81,9 @@ def test_brief_calls_that_follow_each_other_are_shared_from_the_seventeenth_on(n
     assert streak(native, [10_000 + 100 * call for call in range(40)]) == [False] * 16 + [True] * 24
 
 
-def test_a_pause_of_a_millisecond_ends_a_streak(native: ModuleType) -> None:
-    times = [10_000 + 999 * call for call in range(20)]
-    times += [times[-1] + 1000 + 100 * call for call in range(20)]
+def test_a_pause_of_two_milliseconds_ends_a_streak(native: ModuleType) -> None:
+    times = [10_000 + 1999 * call for call in range(20)]
+    times += [times[-1] + 2000 + 100 * call for call in range(20)]
     assert streak(native, times) == [False] * 16 + [True] * 4 + [False] * 16 + [True] * 4
 
 

@@ -24,6 +24,7 @@ import pytest
         (dict(steps=16, batch=1, hidden=512, threads=2), dict(team=2, packed=False, parallel=True, brief=False)),
         (dict(steps=16, batch=1, hidden=512, threads=2, backward=True), dict(team=1, packed=False)),
         (dict(steps=1, batch=1, hidden=256, inputs=256, threads=2), dict(team=2, packed=False, brief=True)),
+        (dict(steps=8, batch=1, hidden=384, inputs=256, threads=2), dict(team=2, packed=False, brief=False)),
         (dict(steps=1, batch=1, hidden=128, inputs=128, threads=2), dict(team=1, parallel=False)),  # too short to share
         (dict(steps=100, batch=1, hidden=64), dict(chunk_steps=100)),  # no chunk is longer than the sequence
         (dict(steps=300, batch=1, hidden=64), dict(chunk_steps=256)),

@@ -89,6 +89,10 @@ class Cut:
         return min(self.teams, SMS // self.ctas) if self.regime in ("packets", "flags") else self.teams
 
     @property
+    def launches(self) -> int:
+        return ceil_div(self.teams, self.at_once)
+
+    @property
     def beyond(self) -> int:
         """Fragments of a gate that a warp has in shared memory."""
         return max(0, self.steps_per_warp - self.traits.held)
@@ -141,7 +145,7 @@ class Cut:
         if self.regime == "cluster":
             waves = ceil_div(self.teams, max(1, int(16 // self.ctas * (SMS / 17.5))))
         else:
-            waves = ceil_div(self.teams, SMS if self.regime == "block" else self.at_once)
+            waves = ceil_div(self.teams, SMS) if self.regime == "block" else self.launches
         return {name: amount * waves for name, amount in parts.items()}
 
     def parts_of_row(self) -> dict[str, float]:

@@ -89,8 +89,10 @@ def timed(name: str, B: int, H: int) -> list[tuple]:
     for i, trial in enumerate(trials):
         for sweep, cut in zip(SWEEPS, trial, strict=True):
             times = found.get((i, sweep), [])
-            if cut is None or len(times) != REPEATS * len(STEPS):  # it could not be resident, and went step by step
+            # It could not be resident, and went step by step.
+            if cut is None or len(times) != REPEATS * len(STEPS) * cut.launches:
                 continue
+            times = [sum(times[k : k + cut.launches]) for k in range(0, len(times), cut.launches)]
             short, long = (min(times[k :: len(STEPS)]) for k in range(len(STEPS)))
             step = (long - short) / (STEPS[1] - STEPS[0])
             fixed = short - step * STEPS[0]

@@ -295,7 +295,8 @@ template <class S, class Steps = PlainSteps<S>>
 void run_forward(const typename Steps::Params& params, void* scratch, const cpu::Parallel& parallel) {
   using Run = Forward<S, Steps>;
   cpu::Plan plan = Steps::plan(params, parallel.threads);
-  const bool parallel_now = side_by_side(plan);
+  if (plan.brief && !cpu::streak().goes_on(cpu::OtherWork::Clock::now())) plan.team = 1;
+  const bool parallel_now = plan.workers(params.shape) > 1 && side_by_side(plan);
   if (!parallel_now) plan.team = 1;  // nobody would come
   const Run forward{params, plan, Steps::scratch(params, plan), static_cast<Accumulate<S>*>(scratch)};
   const auto pack = [](const void* self, int64_t i) { static_cast<const Run*>(self)->pack(i); };

@@ -24,11 +24,10 @@ void OtherWork::was_in_time(Time now, Duration worked) {
     pause_.store(std::max(before - kForgiven * worked, Duration(0)).count(), std::memory_order_relaxed);
 }
 
-bool Streak::goes_on(Clock::time_point now) {
-  const Clock::duration::rep time = now.time_since_epoch().count();
-  const Clock::duration since(time - last_.exchange(time, std::memory_order_relaxed));
-  const int before = since < kGap ? count_.load(std::memory_order_relaxed) : 0;
-  count_.store(std::min(before + 1, kCalls), std::memory_order_relaxed);
+bool Streak::goes_on(Time now) {
+  const int before = now < last_ + kGap ? count_ : 0;
+  last_ = now;
+  count_ = std::min(before + 1, kCalls);
   return before == kCalls;
 }
 
@@ -38,7 +37,7 @@ OtherWork& other_work() {
 }
 
 Streak& streak() {
-  static Streak one;
+  static thread_local Streak one;
   return one;
 }
 

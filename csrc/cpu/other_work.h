@@ -33,28 +33,29 @@ class OtherWork {
   std::atomic<Duration::rep> until_{Time::min().time_since_epoch().count()}, pause_{0};
 };
 
-// Whether calls come one right after the other, so that the threads of a brief call's team are still awake: to wake
-// them takes about as long as they would save, and longer if other work has their cores.
+// The one of this process: its threads share the cores.
+OtherWork& other_work();
+
+// Whether brief calls come one right after the other, so that the threads that would share them are still awake: to
+// wake them takes about as long as they would save, and longer if other work has their cores.
 class Streak {
  public:
-  using Clock = OtherWork::Clock;
+  using Time = OtherWork::Time;
 
-  // A brief call takes less than half of it.
-  static constexpr std::chrono::milliseconds kGap{1};
+  // From one's beginning to the next one's; a brief call takes up to about half of it.
+  static constexpr std::chrono::milliseconds kGap{2};
   // The layers of one call come right after each other, too.
   static constexpr int kCalls = 16;
 
   // A brief call begins: whether enough others did just before it.
-  bool goes_on(Clock::time_point now);
+  bool goes_on(Time now);
 
  private:
-  // As above: an opinion.
-  std::atomic<Clock::duration::rep> last_{0};
-  std::atomic<int> count_{0};
+  Time last_ = Time::min();
+  int count_ = 0;
 };
 
-// The ones of this process: its threads share the cores.
-OtherWork& other_work();
+// The one of the calling thread, which has a pool of its own.
 Streak& streak();
 
 }  // namespace gru_fused::cpu

@@ -238,10 +238,7 @@ inline void with_vectors(int64_t column, int64_t columns, const Action& action) 
 
 // Whether the workers of a plan run side by side.
 inline bool side_by_side(const cpu::Plan& plan) {
-  if (!plan.parallel) return false;
-  const auto now = cpu::OtherWork::Clock::now();
-  if (plan.brief && !cpu::streak().goes_on(now)) return false;
-  return !cpu::other_work().expected(now);
+  return plan.parallel && !cpu::other_work().expected(cpu::OtherWork::Clock::now());
 }
 
 // Waking another thread costs more than a small call: then everything runs here.

@@ -20,7 +20,7 @@ struct Plan {
   bool packed = false;      // the weights are copied into panels first
   bool once = false;        // a projection uses each panel once: all rows and steps are one chunk
   bool parallel = false;    // more than one thread has work
-  bool brief = false;       // and it is worth sharing only with threads that are awake: other_work.h
+  bool brief = false;       // a team is worth it only if its threads are awake: other_work.h
 
   GRU_FUSED_HD int64_t chunk_rows() const { return tile_rows * chunk_steps; }
   GRU_FUSED_HD int64_t pieces(const Shape& shape) const { return shares * shape.directions; }

@@ -24,6 +24,7 @@ struct VariantSteps {
   static cpu::Plan plan(const Params& params, int64_t threads) {
     cpu::Plan plan = cpu::plan_of(params.shape, threads);
     plan.packed = plan.packed || params.variant.cell.two_phases();
+    plan.brief = plan.brief && !plan.packed;
     return plan;
   }
 

@@ -41,10 +41,11 @@ SIZES = [
     PACKED[3],
     Case(lengths=(4, 6, 1, 1, 5, 2, 2, 3, 6), H=33, bidirectional=True),
 ]
-MANY_ROWS = Case(T=40, B=27, I=2, H=5)  # more than the biases' gradients sum at once
+# More than the biases' gradients sum at once; in many steps, and in one.
+MANY_ROWS = [Case(T=40, B=27, I=2, H=5), Case(T=1, B=600, I=2, H=5)]
 
 
-@pytest.mark.parametrize("case", [*SIZES, MANY_ROWS, Case(T=2, B=3, I=10, H=500)], ids=str)
+@pytest.mark.parametrize("case", [*SIZES, *MANY_ROWS, Case(T=2, B=3, I=10, H=500)], ids=str)
 def test_float64_is_the_references(case: Case, regime: str) -> None:
     ours = case.module(gru_fused.GRU)
     given, cotangents = case.inputs(), case.cotangents()
@@ -116,12 +117,13 @@ def test_more_steps_than_a_kernel_counts_are_refused(emulated: EmulatedOps) -> N
         emulated.ops.forward(x, torch.zeros(1, 1, 1), weights, False, False, None)
 
 
+@pytest.mark.parametrize("case", MANY_ROWS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=dtype_id)
-def test_sums_of_many_rows_are_as_good_as_nn_grus(dtype: torch.dtype, emulated: EmulatedOps) -> None:
+def test_sums_of_many_rows_are_as_good_as_nn_grus(case: Case, dtype: torch.dtype, emulated: EmulatedOps) -> None:
     """The biases' gradients alone: those of the weights are sums that torch's matrix product makes."""
-    rnn = MANY_ROWS.module(gru_fused.GRU, dtype)
-    given = MANY_ROWS.inputs(dtype)
-    compute = partial(run, cotangents=MANY_ROWS.cotangents(dtype))
+    rnn = case.module(gru_fused.GRU, dtype)
+    given = case.inputs(dtype)
+    compute = partial(run, cotangents=case.cotangents(dtype))
     ours, theirs = compute(rnn, *given), compute(twin(rnn, torch.nn.GRU), *given)
     truth = compute(twin(rnn, ReferenceGRU, torch.float64), *given, dtype=torch.float64)
     names = [name for name in truth if "bias" in name]
