@@ -11,7 +11,7 @@ from benchmarks.gpu.cuts import GROUP, LARGEST_CLUSTER, SHARED_BYTES, SMS, WARP,
 from gru_fused import _ops
 
 ARITHMETIC = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16"}
-SIZES = list(product((1, 5, 16, 64, 128), (1, 64, 100, 128, 130, 192, 256, 512, 1024, 2048)))
+SIZES = list(product((1, 5, 16, 32, 64, 128), (1, 64, 100, 128, 130, 192, 256, 512, 1024, 2048)))
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
