@@ -72,7 +72,7 @@ struct Matrix {
 };
 
 void larger(double& worst, double error) {
-  if (!(error <= worst)) worst = error;  // NaN counts as larger
+  if (!(error <= worst) && !std::isnan(worst)) worst = error;  // NaN is larger than anything, whatever comes after it
 }
 
 // A random layout of rows for a shape whose steps and batch are known: packed or padded. Returns the number of rows.
