@@ -52,12 +52,12 @@ Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep) {
   plan.tile_rows = ceil_div(plan.share_rows, ceil_div(plan.share_rows, most_rows));
   const int64_t rows = std::min(kChunkBytes / (4 * shape.hidden * accumulator), kMaxChunkRows);
   plan.chunk_steps = std::clamp<int64_t>(rows / plan.tile_rows, 1, shape.steps);
-  const int64_t step = 3 * shape.hidden * shape.hidden * plan.share_rows;
-  const int64_t mates = plan.packed ? step / kWorthATeammate
-                        : sweep == Sweep::forward
-                            ? step * (shape.hidden + shape.inputs) / shape.hidden / kWorthATeammateInPlace
-                            : 1;
-  if (plan.pieces(shape) < threads) plan.team = std::clamp<int64_t>(mates, 1, threads / plan.pieces(shape));
+  if (plan.pieces(shape) < threads && (plan.packed || sweep == Sweep::forward)) {
+    const int64_t terms = shape.hidden + (plan.packed ? 0 : shape.inputs);
+    const int64_t step = 3 * shape.hidden * terms * plan.share_rows;
+    plan.team = std::clamp<int64_t>(step / (plan.packed ? kWorthATeammate : kWorthATeammateInPlace), 1,
+                                    threads / plan.pieces(shape));
+  }
   plan.once = plan.packed && plan.chunk_steps == shape.steps && plan.tile_rows == shape.batch;
   plan.parallel = threads > 1 && plan.workers(shape) > 1;
   plan.brief = plan.team > 1 && !plan.packed && work < kWorthWaking;

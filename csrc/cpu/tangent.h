@@ -14,7 +14,6 @@ namespace {
 inline cpu::Plan sweep_plan(const Shape& shape, int64_t threads) {
   cpu::Plan plan = cpu::plan_of(shape, threads);
   plan.team = 1;
-  plan.brief = false;
   plan.packed = true;
   plan.parallel = plan.parallel && plan.workers(shape) > 1;
   return plan;
