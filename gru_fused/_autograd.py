@@ -41,7 +41,13 @@ def apply(
 
     ``recompute`` is for layers: the gates are not saved, their backward makes them again.
     """
-    function = _apply_transformed if transformed() else _PlainLayer.apply
+    function: Callable[..., tuple[Tensor, Optional, Optional]] = _PlainLayer.apply
+    if transformed():
+        function = _apply_transformed
+    elif node := _ops.node_now():
+        results = node.apply(x, hx, weights, bias, batch_sizes, bool(recompute))
+        if results is not None:
+            return results
     output, h_n, _ = function(x, hx, batch_sizes, bias, recompute, *weights)
     return output, h_n
 
@@ -290,6 +296,32 @@ class TangentBackward(_Saving):
         half = (len(args) - 12) // 2
         weights = [*range(14, 12 + half), *range(14 + half, len(args))]
         return vmap(TangentBackward, info.batch_size, in_dims, args, batch_sizes=11, weights=weights, each=args[2])
+
+
+def _backward_differentiable(
+    grad_output: Optional,
+    grad_h_n: Optional,
+    x: Tensor,
+    hx: Tensor,
+    output: Tensor,
+    gates: Optional,
+    weights: list[Tensor],
+    bias: bool,
+    batch_sizes: Optional,
+    need_x: bool,
+    need_weights: bool,
+    tf32: bool = False,
+) -> list[Tensor]:
+    """Backward in the order of gru_backward, for the node of C++."""
+    needs = need_x, need_weights
+    grad_x, grad_hx, *grads = Backward.apply(
+        bias, *needs, grad_output, grad_h_n, output, gates, batch_sizes, x, hx, *weights
+    )
+    return [grad_hx, *([grad_x] if need_x else []), *(grads if need_weights else [])]
+
+
+if _ops.node is not None:
+    torch.library.impl("gru_fused::gru_backward_differentiable", "CompositeImplicitAutograd", _backward_differentiable)
 
 
 def _halves(values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:

@@ -6,6 +6,11 @@ Shapes are in csrc/ops/schema.cpp, where the schemas are. The functions here tak
 from __future__ import annotations
 
 import math
+import re
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -28,6 +33,50 @@ variant = torch.ops.gru_fused.gru_variant.default
 variant_backward = torch.ops.gru_fused.gru_variant_backward.default
 tangent = torch.ops.gru_fused.gru_tangent.default
 tangent_backward = torch.ops.gru_fused.gru_tangent_backward.default
+
+
+def _load_node() -> ModuleType | None:
+    """The node of C++ (csrc/autograd/node.cpp), a module of the one torch and the one Python that it was built beside."""
+    name = "gru_fused._node_" + re.sub("[^a-z0-9]", "_", torch.__version__.split("+")[0])
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        return None
+    except ImportError as error:  # of another build of the same version
+        warnings.warn(f"{name} could not be loaded: training calls take longer ({error})", stacklevel=2)
+        return None
+
+
+node = _load_node()
+_compiling = torch.compiler.is_compiling
+_function_modes = torch._C._len_torch_function_stack
+_tracing = torch._C._get_tracing_state
+
+
+def node_now() -> ModuleType | None:
+    """The node, where nobody watches for calls of Python's: a compiler, a function mode, torch.jit."""
+    return None if _compiling() or _function_modes() or _tracing() is not None else node
+
+
+def infer(
+    x: Tensor, hx: Tensor, weights: Sequence[Tensor], bias: bool, bidirectional: bool, batch_sizes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """gru_forward, by the shortest way that there is."""
+    if short := node_now():
+        results = short.infer(x, hx, weights, bias, bidirectional, batch_sizes)
+        if results is not None:
+            return results
+    return forward(x, hx, weights, bias, bidirectional, batch_sizes, tf32(x))
+
+
+def infer_cell(x: Tensor, hx: Tensor, weights: Sequence[Tensor], bias: bool) -> Tensor:
+    """gru_cell, by the shortest way that there is."""
+    if short := node_now():
+        h = short.infer_cell(x, hx, weights, bias)
+        if h is not None:
+            return h
+    return cell(x, hx, weights, bias, tf32(x))
+
 
 
 def cpu_capability() -> str:

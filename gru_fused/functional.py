@@ -85,7 +85,7 @@ def gru(
 
     try:
         if not _needs_grad(x, hx, weights) and not (dropout and training):
-            x, h_n = _ops.forward(x, hx, weights, bias, bidirectional, batch_sizes, _ops.tf32(x))
+            x, h_n = _ops.infer(x, hx, weights, bias, bidirectional, batch_sizes)
         else:
             x, h_n = _layers(x, hx, weights, bias, directions, batch_sizes, dropout if training else 0.0, recompute)
     except RuntimeError:
@@ -134,7 +134,7 @@ def gru_cell(
         if _needs_grad(input, hx, weights):
             h, _ = _autograd.apply(input, hx, None, bias, weights)
         else:
-            h = _ops.cell(input, hx, weights, bias, _ops.tf32(input))
+            h = _ops.infer_cell(input, hx, weights, bias)
     except RuntimeError:
         _check_cell(input, hx, w_ih, w_hh)
         _check_same_device(input, hx, weights)
@@ -164,7 +164,7 @@ def _layers(
         if _needs_grad(x, states, of_layer):
             x, h_n = _autograd.apply(x, states, batch_sizes, bias, of_layer, recompute)
         else:
-            x, h_n = _ops.forward(x, states, of_layer, bias, directions == 2, batch_sizes, _ops.tf32(x))
+            x, h_n = _ops.infer(x, states, of_layer, bias, directions == 2, batch_sizes)
         finals.append(h_n)
     return x, finals[0] if num_layers == 1 else torch.cat(finals)
 

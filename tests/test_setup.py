@@ -53,7 +53,7 @@ def test_architectures_become_flags_of_nvcc() -> None:
 
 def test_without_torch_the_message_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('hidden by a test')")
-    done = ask("torch_paths()", PYTHONPATH=str(tmp_path))
+    done = ask("torch_flags()", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert "needs torch (2.11 or newer) to build" in done.stderr
     assert "--no-build-isolation" in done.stderr

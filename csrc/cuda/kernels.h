@@ -82,6 +82,12 @@ struct SingleBackward {
   Rows<void> grad_hx;                      // [rows, H]
 };
 
+// All other gradients of a layer of one step, once those of its gates are known.
+struct SingleGradients {
+  BackwardParams params;      // its arrays are of the device, with the gates
+  Rows<const void> grads[2];  // of each direction, as SingleBackward leaves them
+};
+
 // The sweeps of the second order have steps only. "_t" is the tangent of what stands before it.
 struct StepTangent {
   DType dtype;
@@ -137,6 +143,8 @@ std::string run_step(const StepBackward& step, cudaStream_t stream);
 std::string run_step(const StepTangent& step, cudaStream_t stream);
 std::string run_step(const StepTangentBackward& step, cudaStream_t stream);
 std::string run_single(const SingleBackward& call, cudaStream_t stream);
+std::string run_single(const SingleGradients& call, cudaStream_t stream);
+std::string run_single(const ForwardParams& call, cudaStream_t stream);  // its x, hx and weights are of the device
 std::string run_previous(const PreviousStates& call, cudaStream_t stream);
 std::string run_bias_gradients(const BiasGradients& call, cudaStream_t stream);
 

@@ -42,6 +42,11 @@ struct PerProduct {
 };
 constexpr PerProduct kProduct{37e3, 170e3, 400e3};
 
+// A single step with all its products, at so many multiply-adds a nanosecond. All others need products besides, which
+// none of these times counts: of the inputs, and in the backward of the weights' gradients (docs/notes/2026-11-27-gpu.md).
+constexpr double kSingle = 2500, kSingleRate = 8e3, kOtherProduct = 9000;
+constexpr int64_t kMaxSingleRows = 1024;
+
 int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
 
 bool is_fma(Arithmetic arithmetic) { return arithmetic == Arithmetic::f32 || arithmetic == Arithmetic::f64; }
@@ -147,6 +152,15 @@ class Search {
     if (plan.step_nanoseconds < best_.step_nanoseconds) best_ = plan;
   }
 
+  void consider_single() {
+    if (problem_.steps != 1 || problem_.variant || problem_.batch > kMaxSingleRows) return;
+    Plan plan = of_problem(Regime::single, Exchange::block);
+    const double weights = 2.0 * kGates * problem_.hidden * problem_.hidden * problem_.directions;
+    const int sweeps = problem_.backward ? 2 : 1, others = problem_.backward ? 3 : 1;
+    plan.step_nanoseconds = sweeps * (kSingle + weights * double(problem_.batch) / kSingleRate);
+    if (plan.step_nanoseconds < best_.step_nanoseconds + others * kOtherProduct) best_ = plan;
+  }
+
   Plan best() const { return best_; }
 
  private:
@@ -195,6 +209,8 @@ const char* name_of(Regime regime) {
       return "steps";
     case Regime::row:
       return "row";
+    case Regime::single:
+      return "single";
   }
   return "";
 }
@@ -242,6 +258,7 @@ Plan make_plan(const Device& device, const Problem& problem, const Allowed& allo
       if (allowed.flags) search.consider(Regime::grid, Exchange::flags, per_cta, tiles);
     }
   }
+  if (allowed.single) search.consider_single();
   return search.best();
 }
 
@@ -252,6 +269,8 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
        << name_of(problem.arithmetic) << ": " << name_of(plan.regime) << ", ";
   if (plan.regime == Regime::steps) {
     text << "a matrix product and a kernel of the gates each";
+  } else if (plan.regime == Regime::single) {
+    text << (plan.backward ? "two kernels" : "one kernel") << ", all products too";
   } else {
     const Cut& cut = plan.cut;
     const bool row = plan.regime == Regime::row;

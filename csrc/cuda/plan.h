@@ -10,6 +10,8 @@
 //   grid      CTAs anywhere on the device, all resident at once: through global memory, in packets that carry
 //             their step's number, or in plain words behind a counter ("flags"). Teams that the device has no room
 //             for are launched after the others
+//   single    no team, but for a sequence of one step that few rows take: kernels that make all products too, those with
+//             x and the weights' gradients
 //   steps     no team: W_hh can't be held still, or is used by so many rows that it needn't be. A matrix product
 //             and a kernel of the gates for each step
 //
@@ -43,7 +45,7 @@ constexpr int kSumStride = kGroup + 4;
 // How products are computed. The tensor cores' forms round the state and the weights to their operands' type.
 enum class Arithmetic { f32, f64, tf32, bf16, f16 };
 
-enum class Regime { block, cluster, grid, steps, row };
+enum class Regime { block, cluster, grid, steps, row, single };
 enum class Exchange { block, cluster, packets, flags, row };
 
 struct Traits {
@@ -77,6 +79,8 @@ struct Device {
   int max_cluster = 1;       // CTAs; 1: no clusters
   bool cooperative = false;  // whether a grid can be launched resident as a whole
   int index = 0;             // CUDA's number of it
+
+  bool operator==(const Device&) const = default;
 };
 
 constexpr int kPortableCluster = 8;
@@ -92,6 +96,8 @@ struct Problem {
   bool backward = false;
   bool variant = false;  // of the cell: variant_cell.h
   int64_t steps = 0;     // of the sequence; 0: many
+
+  bool operator==(const Problem&) const = default;
 };
 
 // How one team's work is cut. Goes to the kernel by value.
@@ -130,8 +136,10 @@ struct Plan {
 // Which regimes may be chosen: one that turns out not to be resident is asked for no more. A cut can be fixed, for
 // measurements.
 struct Allowed {
-  bool block = true, cluster = true, packets = true, flags = true, steps = true, row = true;
+  bool block = true, cluster = true, packets = true, flags = true, steps = true, row = true, single = true;
   int groups_per_cta = 0, tiles = 0;  // 0: any
+
+  bool operator==(const Allowed&) const = default;
 };
 
 Plan make_plan(const Device& device, const Problem& problem, const Allowed& allowed = {});

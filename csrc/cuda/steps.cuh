@@ -37,11 +37,11 @@ std::string status_text(const char* kernel, cudaError_t status, int64_t rows, in
 
 template <class Call>
 std::string launch(const char* name, void (*const (&by_dtype)[4])(Call), DType dtype, const Call& call, int64_t blocks,
-                   int64_t rows, int64_t hidden, cudaStream_t stream, size_t shared_bytes = 0) {
+                   int64_t rows, int64_t hidden, cudaStream_t stream, size_t shared_bytes = 0, int threads = kThreads) {
   if (blocks == 0) return {};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(blocks));
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(unsigned(threads));
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   return status_text(name, cudaLaunchKernelEx(&config, by_dtype[int(dtype)], call), rows, hidden);

@@ -83,6 +83,31 @@ void backward_single(const Run& run, const BackwardCall& call, int d, const Rows
   check_status(cuda::run_single(one, run.stream));
 }
 
+// The backward of one step whose products are few: two kernels.
+void backward_few(const Run& run, const BackwardCall& call, const std::optional<Tensor>& again, const Tensor& like) {
+  const int64_t B = run.shape.batch, H = run.shape.hidden;
+  const Tensor grads = call.layer.new_rows(like, 6 * H);
+  cuda::SingleGradients all{};
+  all.params = call.params;
+  for (int d = 0; d < run.shape.directions; ++d) {
+    BackwardDirection& my = all.params.direction[d];
+    if (again) my.gates = call.layer.own_rows<const void>(*again, d);
+    const Rows<void> mine = call.layer.own_rows<void>(grads, d);
+    all.grads[d] = read_only(mine);
+    cuda::SingleBackward one{};
+    one.dtype = run.shape.dtype;
+    one.rows = B;
+    one.hidden = H;
+    one.grad_output = my.grad_output;
+    one.grad_h_n = my.grad_h_n;
+    one.hx = my.hx;
+    one.gates = my.gates;
+    one.grads = mine;
+    check_status(cuda::run_single(one, run.stream));
+  }
+  check_status(cuda::run_single(all, run.stream));
+}
+
 void backward_steps(const Run& run, const BackwardCall& call, int d, const Rows<const void>& gates, const Tensor& grads,
                     const Tensor& previous, const Tensor& w_hh, const Tensor& like) {
   const Shape& shape = run.shape;
@@ -159,12 +184,13 @@ struct Cuda {
     const Shape& shape = call.layer.shape();
     if (shape.batch == 0 || shape.hidden == 0) return;
     const Run run(shape, x, tf32, false);
+    const cuda::Plan plan = run.plan();
+    if (plan.regime == cuda::Regime::single) return check_status(cuda::run_single(call.params, run.stream));
     const int64_t H = shape.hidden;
     const Tensor input = flat(x);
     const Tensor all = call.gates ? *call.gates : call.layer.new_rows(x, 3 * H);
     cuda::ForwardLoop loop{};
     loop.shape = run.on_device;
-    const cuda::Plan plan = run.plan();
     for (int d = 0; d < shape.directions; ++d) {
       const Tensor inputs = columns(of_direction(all, d), 0, 3 * H);
       multiply(inputs, input, transposed(weights.w_ih(d)));
@@ -194,9 +220,10 @@ struct Cuda {
     const Run run(shape, x, tf32, true);
     const cuda::Plan plan = run.plan(has_small_steps(run.shape, call));
     const bool by_steps = plan.regime == cuda::Regime::steps, recompute = call.params.recompute();
+    const bool few = plan.regime == cuda::Regime::single;
 
     std::vector<Tensor> previous;
-    if (by_steps || recompute || need_weights)
+    if (by_steps || recompute || (need_weights && !few))
       for (int d = 0; d < shape.directions; ++d) {
         const BackwardDirection& my = call.params.direction[d];
         previous.push_back(shape.steps == 1 ? state_of(call.hx, d)
@@ -204,6 +231,7 @@ struct Cuda {
       }
     std::optional<Tensor> again;
     if (recompute) again = made_again(run, call, x, weights, previous);
+    if (few) return backward_few(run, call, again, x);
 
     const bool single = by_steps && shape.steps == 1;
     const Tensor all = call.layer.new_rows(x, (single ? 6 : 4) * H);  // gradients of the gates

@@ -164,24 +164,24 @@ class Run {
     return cuda::Arithmetic::f16;
   }
 
-  // For tests and measurements. GRU_FUSED_CUDA_REGIME: row, block, cluster, packets, flags or steps; steps if it can't
-  // be. With it GRU_FUSED_CUDA_CUT: groups of units a CTA, and tiles of batch rows a team ("2x4").
+  // For tests and measurements. GRU_FUSED_CUDA_REGIME: row, block, cluster, packets, flags, single or steps; steps if
+  // it can't be. With it GRU_FUSED_CUDA_CUT: groups of units a CTA, and tiles of batch rows a team ("2x4").
   static cuda::Allowed allowed() {
     const char* const wanted = std::getenv("GRU_FUSED_CUDA_REGIME");
     if (!wanted || !*wanted) return {};
-    cuda::Allowed allowed{false, false, false, false, false, false};
+    cuda::Allowed allowed{false, false, false, false, false, false, false};
     if (const char* const cut = std::getenv("GRU_FUSED_CUDA_CUT"))
       check(std::sscanf(cut, "%dx%d", &allowed.groups_per_cta, &allowed.tiles) == 2,
             "the environment variable GRU_FUSED_CUDA_CUT: expected groups x tiles, as 2x4, got ", cut);
     bool* const flags[] = {&allowed.block, &allowed.cluster, &allowed.packets,
-                           &allowed.flags, &allowed.steps,   &allowed.row};
-    const char* const names[] = {"block", "cluster", "packets", "flags", "steps", "row"};
-    for (int i = 0; i < 6; ++i)
+                           &allowed.flags, &allowed.steps,   &allowed.row,    &allowed.single};
+    const char* const names[] = {"block", "cluster", "packets", "flags", "steps", "row", "single"};
+    for (int i = 0; i < 7; ++i)
       if (!std::strcmp(wanted, names[i])) {
         *flags[i] = true;
         return allowed;
       }
-    fail("the environment variable GRU_FUSED_CUDA_REGIME: expected row, block, cluster, packets, flags or steps, got ",
+    fail("the environment variable GRU_FUSED_CUDA_REGIME: expected row, block, cluster, packets, flags, single or steps, got ",
          wanted);
   }
 };
@@ -205,6 +205,7 @@ Rows<Void> of_step(const Shape& shape, const Rows<Void>& all, int64_t t) {
 // A state's rows as a tensor: the arguments' own strides, or the ones of an array [.., B, H].
 inline Tensor state_of(const Tensor& states, int d) {
   const int64_t dim = states.dim();
+  if (dim == 2) return states;
   return strided(states, dim == 3 ? d * states.stride(0) : 0, {states.size(dim - 2), states.size(dim - 1)},
                  {states.stride(dim - 2), states.stride(dim - 1)});
 }

@@ -65,7 +65,7 @@ def planted(bug: Bug, *others: tuple[str, str, str]) -> list[Path]:
     loop = folder / "one_loop.cu"
     loop.write_text(one_loop(bug))
     # What is not patched is compiled once for all bugs.
-    names = ("run.cu", "plan.cpp", "steps.cu", "variant_steps.cu", "variant_norm.cu")
+    names = ("run.cu", "plan.cpp", "steps.cu", "single_forward.cu", "single_gradients.cu", "variant_steps.cu", "variant_norm.cu")
     host = {name: CSRC / "cuda" / name for name in names}
     if bug.file in host:
         host[bug.file] = cuda / bug.file
@@ -85,7 +85,7 @@ def one_loop(bug: Bug) -> str:
     if bug.exchange == "row":
         arguments = ROWS[bug.arithmetic]
         row = f"kernels.{way} = {{row_{way}<{arguments}, false>, row_{way}<{arguments}, true>}};"
-    else:
+    elif bug.exchange != "steps":  # whose kernels have no loop
         exchange = EXCHANGES[bug.exchange]
         kernel = f"kernels.{way}[int(Exchange::{bug.exchange})] = {way}_loop<{form}, {exchange}Exchange, {loop}>;"
     for cell, table, name in (("plain", "LoopKernels", "loops"), ("variant", "VariantLoopKernels", "variant_loops")):

@@ -62,6 +62,7 @@ def emulated(library: EmulatedOps, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """``gru_fused`` computes with the emulated CUDA kernels, in FIFO order on an sm_90."""
     for name, op in vars(library.ops).items():
         monkeypatch.setattr(_ops, name, op)
+    monkeypatch.setattr(_ops, "node", None)  # it knows the real ops
     monkeypatch.setattr(_direct, "_forward", lambda *arguments: False)  # the CPU's kernels, past the ops
     monkeypatch.delenv("GRU_FUSED_CUDA_REGIME", raising=False)
     library.reset()

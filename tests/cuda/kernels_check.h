@@ -68,7 +68,7 @@ std::string plan_of(const Case& c, const Problem& problem, Exchange exchange, Pl
   if (c.groups_per_cta == 0) {
     Device device;
     if (std::string problem = current_device(device); !problem.empty()) return problem;
-    Allowed allowed{false, false, false, false, false, false};
+    Allowed allowed{false, false, false, false, false, false, false};
     *(exchange == Exchange::block     ? &allowed.block
       : exchange == Exchange::cluster ? &allowed.cluster
       : exchange == Exchange::packets ? &allowed.packets

@@ -25,7 +25,7 @@ def plan(device: str, arithmetic: str, batch: int, hidden: int, backward: bool =
 
 
 def regime(text: str) -> str:
-    return re.search(r"\): (row|block|cluster|grid|steps),", text)[1]
+    return re.search(r"\): (row|block|cluster|grid|single|steps),", text)[1]
 
 
 def numbers(text: str) -> dict[str, int]:
