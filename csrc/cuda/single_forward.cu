@@ -8,11 +8,6 @@ namespace {
 constexpr int kFewThreads = 128;  // a warp makes one unit, so that even a small layer is on many SMs
 constexpr int kFewUnits = kFewThreads / kWarp;
 
-// What a lane reads at once.
-template <class Scalar, int kWidth>
-struct alignas(kWidth * sizeof(Scalar)) Pack {
-  Scalar numbers[kWidth];
-};
 template <class Scalar>
 constexpr int kWide = 16 / sizeof(Scalar);
 

@@ -12,6 +12,9 @@ namespace {
 constexpr int kTileThreads = 512, kEach = 8;
 constexpr int kTileColumns = 128, kTileRows = kTileThreads / kTileColumns * kEach;
 constexpr int kShares = kTileThreads / kWarp;
+// Of the gates' gradients, what a block has in shared memory at once: so many rows of a tile of the weights'; or so
+// many gates of 8 rows, of which a warp takes some.
+constexpr int kRowsAtOnce = 32, kAhead = 8, kGatesAtOnce = kShares * kAhead;
 
 GRU_FUSED_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -46,36 +49,57 @@ struct Tiles {
         all(of_weights + narrow * ceil_div(batch, kEach)) {}
 };
 
+// Eight numbers of shared memory, from a multiple of their size on.
+template <class Value>
+__device__ __forceinline__ void eight(const Value* from, Value (&to)[kEach]) {
+  constexpr int kWidth = 16 / sizeof(Value);
+  GRU_FUSED_UNROLL
+  for (int i = 0; i < kEach; i += kWidth) {
+    const auto pack = *reinterpret_cast<const Pack<Value, kWidth>*>(from + i);
+    GRU_FUSED_UNROLL
+    for (int k = 0; k < kWidth; ++k) to[i + k] = pack.numbers[k];
+  }
+}
+
 template <class Scalar, class Value>
 __device__ __forceinline__ void weights_tile(const Side& side, const Rows<const void>& grads, int64_t batch, int64_t H,
-                                             int64_t tile, int64_t across) {
+                                             int64_t tile, int64_t across, Value* shared) {
   if (!side.grad_weights) return;
-  const int64_t rows = kGates * H, column = tile % across * kTileColumns + threadIdx.x % kTileColumns;
-  const int64_t row = tile / across * kTileRows + threadIdx.x / kTileColumns * kEach;
-  if (row >= rows) return;
-  const int count = rows - row < kEach ? int(rows - row) : kEach;
-  // What is not there counts as the last that is: without branches the loads do not wait for each other.
-  const int64_t terms = side.columns > 0 ? batch : 0;
+  const int group = int(threadIdx.x) / kTileColumns;
+  const int64_t column = tile % across * kTileColumns + threadIdx.x % kTileColumns, first = tile / across * kTileRows;
+  const int64_t rows = kGates * H;
+  const bool of_bias = side.grad_bias && column < kEach;  // the first threads of the first tile: a gate each
+  // A column that is not there counts as the last that is: without branches the loads do not wait for each other.
   const Scalar* const given = at<Scalar>(side.given, 0, column < side.columns ? column : side.columns - 1);
-  const Scalar* const gates = at<Scalar>(grads, 0, side.first + row);
-  Value sums[kEach] = {};
-  GRU_FUSED_UNROLL_BY(4)
-  for (int64_t b = 0; b < terms; ++b) {
-    const Value number = widen<Value>(given[b * side.given.row]);
-    GRU_FUSED_UNROLL
-    for (int i = 0; i < kEach; ++i) sums[i] += number * widen<Value>(gates[b * grads.row + (i < count ? i : count - 1)]);
+  Value sums[kEach] = {}, bias = 0;
+  for (int64_t from = 0; from < batch; from += kRowsAtOnce) {
+    const int count = batch - from < kRowsAtOnce ? int(batch - from) : kRowsAtOnce;
+    __syncthreads();
+    for (int i = int(threadIdx.x); i < count * kTileRows; i += kTileThreads) {
+      const int64_t gate = first + i % kTileRows;
+      shared[i] = gate < rows ? widen<Value>(*at<Scalar>(grads, from + i / kTileRows, side.first + gate)) : Value(0);
+    }
+    __syncthreads();
+    const Value* const mine = shared + group * kEach;
+    if (side.columns > 0) {
+      GRU_FUSED_UNROLL_BY(8)
+      for (int b = 0; b < count; ++b) {
+        const Value number = widen<Value>(given[(from + b) * side.given.row]);
+        Value gates[kEach];
+        eight(mine + b * kTileRows, gates);
+        GRU_FUSED_UNROLL
+        for (int i = 0; i < kEach; ++i) sums[i] += number * gates[i];
+      }
+    }
+    if (of_bias)
+      for (int b = 0; b < count; ++b) bias += mine[b * kTileRows + column];
   }
+  const int64_t row = first + group * kEach;
   Scalar* const to = static_cast<Scalar*>(side.grad_weights) + row * side.columns + column;
-  if (column < side.columns) {
-    GRU_FUSED_UNROLL
-    for (int i = 0; i < kEach; ++i)
-      if (i < count) to[i * side.columns] = narrow<Scalar>(sums[i]);
-  }
-  if (!side.grad_bias || column >= count) return;  // the first threads of the first tile: a gate each
-  Value sum = 0;
-  GRU_FUSED_UNROLL_BY(4)
-  for (int64_t b = 0; b < batch; ++b) sum += widen<Value>(gates[b * grads.row + column]);
-  static_cast<Scalar*>(side.grad_bias)[row + column] = narrow<Scalar>(sum);
+  GRU_FUSED_UNROLL
+  for (int i = 0; i < kEach; ++i)
+    if (row + i < rows && column < side.columns) to[i * side.columns] = narrow<Scalar>(sums[i]);
+  if (of_bias && row + column < rows) static_cast<Scalar*>(side.grad_bias)[row + column] = narrow<Scalar>(bias);
 }
 
 template <class Scalar, class Value>
@@ -89,19 +113,41 @@ __device__ __forceinline__ void rows_tile(const Side& side, const Rows<const voi
                                           const BackwardDirection* own) {
   if (!side.grad_given.data) return;
   const int lane = int(threadIdx.x) % kWarp, share = int(threadIdx.x) / kWarp;
-  const int64_t column = tile % narrow_tiles * kWarp + lane, row = tile / narrow_tiles * kEach;
+  const int64_t column = tile % narrow_tiles * kWarp + lane, row = tile / narrow_tiles * kEach, gates = kGates * H;
   const int count = batch - row < kEach ? int(batch - row) : kEach;
   const Scalar* const weights = at<Scalar>(side.weights, 0, column < side.columns ? column : side.columns - 1);
-  const Scalar* of_row[kEach];
-  GRU_FUSED_UNROLL
-  for (int i = 0; i < kEach; ++i) of_row[i] = at<Scalar>(grads, row + (i < count ? i : count - 1), side.first);
-  Value sums[kEach] = {};
-  GRU_FUSED_UNROLL_BY(4)
-  for (int64_t gate = share; gate < kGates * H; gate += kShares) {
-    const Value weight = widen<Value>(weights[gate * side.weights.row]);
+  const auto ask = [&](int64_t from, Scalar(&to)[kAhead]) {  // for what a warp takes of the gates from there on
     GRU_FUSED_UNROLL
-    for (int i = 0; i < kEach; ++i) sums[i] += weight * widen<Value>(of_row[i][gate]);
+    for (int k = 0; k < kAhead; ++k) {
+      const int64_t gate = from + share * kAhead + k;
+      to[k] = gate < gates ? weights[gate * side.weights.row] : Scalar(0.f);
+    }
+  };
+  Scalar ahead[kAhead];
+  ask(0, ahead);
+  Value sums[kEach] = {};
+  for (int64_t from = 0; from < gates; from += kGatesAtOnce) {
+    Value weight[kAhead];
+    GRU_FUSED_UNROLL
+    for (int k = 0; k < kAhead; ++k) weight[k] = widen<Value>(ahead[k]);
+    ask(from + kGatesAtOnce, ahead);
+    __syncthreads();
+    for (int i = int(threadIdx.x); i < kEach * kGatesAtOnce; i += kTileThreads) {
+      const int of_row = i / kGatesAtOnce, k = i % kGatesAtOnce;
+      const bool there = of_row < count && from + k < gates;
+      shared[k * kEach + of_row] =
+          there ? widen<Value>(*at<Scalar>(grads, row + of_row, side.first + from + k)) : Value(0);
+    }
+    __syncthreads();
+    GRU_FUSED_UNROLL
+    for (int k = 0; k < kAhead; ++k) {
+      Value of_rows[kEach];
+      eight(shared + (share * kAhead + k) * kEach, of_rows);
+      GRU_FUSED_UNROLL
+      for (int i = 0; i < kEach; ++i) sums[i] += weight[k] * of_rows[i];
+    }
   }
+  __syncthreads();
   GRU_FUSED_UNROLL
   for (int i = 0; i < kEach; ++i) shared[(share * kEach + i) * kWarp + lane] = sums[i];
   __syncthreads();
@@ -121,6 +167,7 @@ __global__ void __launch_bounds__(kTileThreads) single_gradients(const __grid_co
   using Scalar = typename Types::Scalar;
   using Value = typename Types::Value;
   GRU_FUSED_DYNAMIC_SHARED(memory);
+  Value* const shared = reinterpret_cast<Value*>(memory);
   const Shape& shape = call.params.shape;
   const int64_t of_inputs = Tiles(shape.batch, shape.inputs, shape.hidden).all;
   const int64_t of_direction = of_inputs + Tiles(shape.batch, shape.hidden, shape.hidden).all;
@@ -132,10 +179,10 @@ __global__ void __launch_bounds__(kTileThreads) single_gradients(const __grid_co
   const Tiles tiles(shape.batch, side.columns, shape.hidden);
   const Rows<const void>& grads = call.grads[d];
   if (tile < tiles.of_weights)
-    weights_tile<Scalar, Value>(side, grads, shape.batch, shape.hidden, tile, tiles.across);
+    weights_tile<Scalar, Value>(side, grads, shape.batch, shape.hidden, tile, tiles.across, shared);
   else
     rows_tile<Scalar>(side, grads, shape.batch, shape.hidden, tile - tiles.of_weights, tiles.narrow,
-                      reinterpret_cast<Value*>(memory), state ? &call.params.direction[d] : nullptr);
+                      shared, state ? &call.params.direction[d] : nullptr);
 }
 
 }  // namespace

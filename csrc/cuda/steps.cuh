@@ -16,6 +16,12 @@ struct ArithmeticOf {
   using Math = std::conditional_t<sizeof(S) == 2, FastMath, ExactMath<Value>>;
 };
 
+// Numbers that are read at once.
+template <class Scalar, int kWidth>
+struct alignas(kWidth * sizeof(Scalar)) Pack {
+  Scalar numbers[kWidth];
+};
+
 // What a step saved, and what its backward leaves, of one unit: the numbers of a row lie H apart.
 template <class Value, class Scalar>
 __device__ __forceinline__ Gates<Value> saved_gates(const Scalar* from, int64_t H) {
