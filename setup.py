@@ -3,9 +3,10 @@
 _C uses torch's stable ABI and Python's limited API, so that one build serves every torch from 2.11 and every Python
 from 3.10. ninja compiles, each file with its own flags: the CPU kernels are compiled once per instruction set.
 The node (csrc/autograd/node.cpp) is of the one torch and the one Python that build it, and has the torch's version in
-its name, so that no other loads it; gru_fused works without it, and a training call takes some 40 us longer.
+its name, so that no other version loads it; gru_fused works without it, with more of the host's time in each call.
 
 Environment:
+    GRU_FUSED_NODE       0: leave autograd's node out, as in a wheel for many torches
     GRU_FUSED_CUDA       auto (default): build the CUDA half if torch is a CUDA build and nvcc is found;
                          1: build it under any torch; 0: leave it out
     TORCH_CUDA_ARCH_LIST the device architectures, as for every torch extension
@@ -68,7 +69,7 @@ CUDA_OPS_SOURCES = [
 
 
 def torch_flags() -> tuple[list[str], list[str]]:
-    """The compiler's flags for the headers of Python and of the torch to build beside, the linker's for its libraries."""
+    """The compiler's flags for the headers of Python and of the torch beside it, the linker's for its libraries."""
     try:
         import torch
         from torch.utils import cpp_extension
@@ -77,8 +78,7 @@ def torch_flags() -> tuple[list[str], list[str]]:
             "gru_fused needs torch (2.11 or newer) to build, and this environment has none. Install torch first and "
             "build in the same environment: pip install --no-build-isolation ."
         ) from error
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if version < (2, 11):
+    if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 11):
         raise SystemExit(f"gru_fused needs torch 2.11 or newer, found {torch.__version__}")
     includes = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
     libraries = [f"-L{shlex.quote(str(Path(torch.__file__).parent / 'lib'))}", "-ltorch_cpu", "-ltorch", "-lc10"]
@@ -88,12 +88,14 @@ def torch_flags() -> tuple[list[str], list[str]]:
 
 
 def node_name() -> str | None:
-    """The module of autograd's node, which gru_fused/_ops.py looks for by this name; None without a torch."""
+    """The module of autograd's node, which gru_fused/_ops.py looks for by this name; None: not to be built."""
+    if os.environ.get("GRU_FUSED_NODE", "1") == "0":
+        return None
     try:
         import torch
-    except ImportError:
+    except Exception:  # none, or a broken one: sdist and metadata can do without, a build will say what is wrong
         return None
-    return "_node_" + re.sub("[^a-z0-9]", "_", torch.__version__.split("+")[0])
+    return "_node_" + re.sub("[^a-z0-9]", "_", torch.__version__)  # its metadata may lack the local part
 
 
 def cuda_sources() -> list[Path]:
@@ -140,6 +142,8 @@ class NinjaBuild(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
+        if ext.optional:
+            target.unlink(missing_ok=True)  # one of older sources, if this one can't be built
         with open(folder / "build.ninja", "w") as file:
             ninja = ninja_syntax.Writer(file, width=120)
             ninja.variable("cxx", os.environ.get("CXX", "c++"))

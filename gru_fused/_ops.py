@@ -36,13 +36,13 @@ tangent_backward = torch.ops.gru_fused.gru_tangent_backward.default
 
 
 def _load_node() -> ModuleType | None:
-    """The node of C++ (csrc/autograd/node.cpp), a module of the one torch and the one Python that it was built beside."""
-    name = "gru_fused._node_" + re.sub("[^a-z0-9]", "_", torch.__version__.split("+")[0])
+    """The node of C++ (csrc/autograd/node.cpp), of the one torch and the one Python that it was built beside."""
+    name = "gru_fused._node_" + re.sub("[^a-z0-9]", "_", torch.__version__)
     try:
         return import_module(name)
     except ModuleNotFoundError:
         return None
-    except ImportError as error:  # of another build of the same version
+    except ImportError as error:  # built from other sources, or beside another build of the same version
         warnings.warn(f"{name} could not be loaded: training calls take longer ({error})", stacklevel=2)
         return None
 
@@ -76,7 +76,6 @@ def infer_cell(x: Tensor, hx: Tensor, weights: Sequence[Tensor], bias: bool) -> 
         if h is not None:
             return h
     return cell(x, hx, weights, bias, tf32(x))
-
 
 
 def cpu_capability() -> str:

@@ -57,3 +57,24 @@ def test_without_torch_the_message_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "needs torch (2.11 or newer) to build" in done.stderr
     assert "--no-build-isolation" in done.stderr
+
+
+def test_the_node_is_named_after_its_torch_and_can_be_left_out() -> None:
+    import torch
+
+    name = ask("print(node_name())").stdout.strip()
+    assert name.startswith("_node_" + torch.__version__.split("+")[0].replace(".", "_"))
+    assert ask("print(node_name())", GRU_FUSED_NODE="0").stdout.strip() == "None"
+
+
+def test_this_build_has_its_node() -> None:
+    import gru_fused._ops
+
+    if Path(gru_fused.__file__).parent != ROOT / "gru_fused":
+        pytest.skip("gru_fused is installed, not built here")
+    assert gru_fused._ops.node is not None
+
+
+def test_a_torch_that_does_not_load_is_left_to_the_build_to_report(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('a library of its is missing')")
+    assert ask("print(node_name())", PYTHONPATH=str(tmp_path)).stdout.strip() == "None"

@@ -70,8 +70,8 @@ bool tf32(const Tensor& x) {
 
 OptionalTensor if_defined(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
 
-struct GRU : torch::autograd::Function<GRU> {
-  static constexpr bool is_traceable = true;  // what the backward reads is in its context
+struct LayerNode : torch::autograd::Function<LayerNode> {
+  static constexpr bool is_traceable = true;  // the tensors that the backward reads are in its context
 
   static std::vector<Tensor> forward(AutogradContext* context, const Tensor& x, const Tensor& hx, TensorList weights,
                                      const OptionalTensor& batch_sizes, bool bias, bool recompute) {
@@ -171,7 +171,7 @@ py::object apply(py::handle x, py::handle hx, const py::sequence& weights, bool 
   std::vector<Tensor> results;
   {
     const py::gil_scoped_release without;
-    results = GRU::apply(given.x(), given.hx(), given.weights(), given.batch_sizes, bias, recompute);
+    results = LayerNode::apply(given.x(), given.hx(), given.weights(), given.batch_sizes, bias, recompute);
   }
   return py::make_tuple(results[0], results.size() == 2 ? py::cast(results[1]) : py::none());
 }
@@ -213,9 +213,9 @@ TORCH_LIBRARY_FRAGMENT(gru_fused, m) {
 }
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  gru_fused::Ops::get();  // a node that knows other ops than this library's is refused now, and not by the first call
   // None where an argument is not a plain tensor.
   m.def("apply", &gru_fused::apply, "apply(x, hx, weights, bias, batch_sizes, recompute) -> (output, h_n or None)");
-  m.def("infer", &gru_fused::infer,
-        "infer(x, hx, weights, bias, bidirectional, batch_sizes) -> (output, h_n)");
+  m.def("infer", &gru_fused::infer, "infer(x, hx, weights, bias, bidirectional, batch_sizes) -> (output, h_n)");
   m.def("infer_cell", &gru_fused::infer_cell, "infer_cell(x, hx, weights, bias) -> h");
 }

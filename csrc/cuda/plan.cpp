@@ -43,8 +43,9 @@ struct PerProduct {
 constexpr PerProduct kProduct{37e3, 170e3, 400e3};
 
 // A single step with all its products, at so many multiply-adds a nanosecond. All others need products besides, which
-// none of these times counts: of the inputs, and in the backward of the weights' gradients (docs/notes/2026-11-27-gpu.md).
-constexpr double kSingle = 2500, kSingleRate = 8e3, kOtherProduct = 9000;
+// none of these times counts: of the inputs, and in the backward of the weights' gradients
+// (docs/notes/2026-11-27-single-steps.md).
+constexpr double kSingle = 2500, kSingleRate = 8e3, kSingleRateBack = 2.8e3, kOtherProduct = 15000;
 constexpr int64_t kMaxSingleRows = 1024;
 
 int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
@@ -155,9 +156,11 @@ class Search {
   void consider_single() {
     if (problem_.steps != 1 || problem_.variant || problem_.batch > kMaxSingleRows) return;
     Plan plan = of_problem(Regime::single, Exchange::block);
-    const double weights = 2.0 * kGates * problem_.hidden * problem_.hidden * problem_.directions;
+    const int64_t inputs = problem_.inputs < 0 ? problem_.hidden : problem_.inputs;
+    const double weights = double(kGates) * problem_.hidden * (inputs + problem_.hidden) * problem_.directions;
     const int sweeps = problem_.backward ? 2 : 1, others = problem_.backward ? 3 : 1;
-    plan.step_nanoseconds = sweeps * (kSingle + weights * double(problem_.batch) / kSingleRate);
+    const double rate = problem_.backward ? kSingleRateBack : kSingleRate;
+    plan.step_nanoseconds = sweeps * (kSingle + weights * double(problem_.batch) / rate);
     if (plan.step_nanoseconds < best_.step_nanoseconds + others * kOtherProduct) best_ = plan;
   }
 
@@ -270,7 +273,7 @@ std::string describe(const Device& device, const Problem& problem, const Plan& p
   if (plan.regime == Regime::steps) {
     text << "a matrix product and a kernel of the gates each";
   } else if (plan.regime == Regime::single) {
-    text << (plan.backward ? "two kernels" : "one kernel") << ", all products too";
+    text << (plan.backward ? "a kernel for each direction and one more" : "one kernel") << ", all products too";
   } else {
     const Cut& cut = plan.cut;
     const bool row = plan.regime == Regime::row;

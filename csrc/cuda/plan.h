@@ -10,7 +10,8 @@
 //   grid      CTAs anywhere on the device, all resident at once: through global memory, in packets that carry
 //             their step's number, or in plain words behind a counter ("flags"). Teams that the device has no room
 //             for are launched after the others
-//   single    no team, but for a sequence of one step that few rows take: kernels that make all products too, those with
+//   single    no team, but for a sequence of one step that few rows take: kernels that make all products too, those
+//   with
 //             x and the weights' gradients
 //   steps     no team: W_hh can't be held still, or is used by so many rows that it needn't be. A matrix product
 //             and a kernel of the gates for each step
@@ -96,6 +97,7 @@ struct Problem {
   bool backward = false;
   bool variant = false;  // of the cell: variant_cell.h
   int64_t steps = 0;     // of the sequence; 0: many
+  int64_t inputs = -1;   // of a single step; -1: as many as units
 
   bool operator==(const Problem&) const = default;
 };

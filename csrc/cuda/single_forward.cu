@@ -1,5 +1,5 @@
-// The forward of a layer of one step as one kernel, products and gates. Where few rows take the step, the host is longer
-// over two products of torch's than the device over all of it.
+// The forward of a layer of one step as one kernel, products and gates. Where few rows take the step, the host is
+// longer over two products of torch's than the device over all of it.
 #include "steps.cuh"
 
 namespace gru_fused::cuda {
@@ -114,10 +114,10 @@ bool is_aligned(const ForwardParams& call) {
 
 template <int kRows, bool kAligned>
 std::string run(const ForwardParams& call, cudaStream_t stream) {
-  static void (*const kernels[4])(ForwardParams) = {
-      single_forward<ArithmeticOf<float>, kRows, kAligned>, single_forward<ArithmeticOf<double>, kRows, kAligned>,
-      single_forward<ArithmeticOf<__nv_bfloat16>, kRows, kAligned>,
-      single_forward<ArithmeticOf<__half>, kRows, kAligned>};
+  static void (*const kernels[4])(ForwardParams) = {single_forward<ArithmeticOf<float>, kRows, kAligned>,
+                                                    single_forward<ArithmeticOf<double>, kRows, kAligned>,
+                                                    single_forward<ArithmeticOf<__nv_bfloat16>, kRows, kAligned>,
+                                                    single_forward<ArithmeticOf<__half>, kRows, kAligned>};
   const Shape& shape = call.shape;
   const int64_t of_units = (shape.hidden + kFewUnits - 1) / kFewUnits, of_rows = (shape.batch + kRows - 1) / kRows;
   return launch("single_forward", kernels, shape.dtype, call, of_units * of_rows * shape.directions, shape.batch,

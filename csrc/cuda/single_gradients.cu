@@ -181,8 +181,8 @@ __global__ void __launch_bounds__(kTileThreads) single_gradients(const __grid_co
   if (tile < tiles.of_weights)
     weights_tile<Scalar, Value>(side, grads, shape.batch, shape.hidden, tile, tiles.across, shared);
   else
-    rows_tile<Scalar>(side, grads, shape.batch, shape.hidden, tile - tiles.of_weights, tiles.narrow,
-                      shared, state ? &call.params.direction[d] : nullptr);
+    rows_tile<Scalar>(side, grads, shape.batch, shape.hidden, tile - tiles.of_weights, tiles.narrow, shared,
+                      state ? &call.params.direction[d] : nullptr);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What the kernels of single steps share: a thread is one unit of one row.
+// What the kernels without a loop share. In most a thread is one unit of one row.
 #pragma once
 
 #include "kernels.h"

@@ -62,20 +62,27 @@ void forward_single(const Run& run, const ForwardCall& call, int d, const Tensor
 }
 
 // ---- Backward, step by step.
-void backward_single(const Run& run, const BackwardCall& call, int d, const Rows<const void>& gates,
-                     const Tensor& grads, const Tensor& w_hh) {
-  const int64_t B = run.shape.batch, H = run.shape.hidden;
-  const BackwardDirection& my = call.params.direction[d];
+// The gates' gradients of one step.
+cuda::SingleBackward single_gates(const Run& run, const BackwardDirection& my, const Rows<const void>& gates,
+                                  const Rows<void>& grads) {
   cuda::SingleBackward one{};
   one.dtype = run.shape.dtype;
-  one.rows = B;
-  one.hidden = H;
+  one.rows = run.shape.batch;
+  one.hidden = run.shape.hidden;
   one.grad_output = my.grad_output;
   one.grad_h_n = my.grad_h_n;
   one.hx = my.hx;
   one.gates = gates;
-  one.grads = matrix_of(grads);
+  one.grads = grads;
   check_status(cuda::run_single(one, run.stream));
+  return one;
+}
+
+void backward_single(const Run& run, const BackwardCall& call, int d, const Rows<const void>& gates,
+                     const Tensor& grads, const Tensor& w_hh) {
+  const int64_t B = run.shape.batch, H = run.shape.hidden;
+  const BackwardDirection& my = call.params.direction[d];
+  cuda::SingleBackward one = single_gates(run, my, gates, matrix_of(grads));
   const Tensor products = new_tensor(w_hh, {B, H});
   multiply(products, columns(grads, 3 * H, 3 * H), w_hh);
   one.products = read_only(matrix_of(products));
@@ -83,27 +90,17 @@ void backward_single(const Run& run, const BackwardCall& call, int d, const Rows
   check_status(cuda::run_single(one, run.stream));
 }
 
-// The backward of one step whose products are few: two kernels.
+// The backward of one step that few rows take: of each direction a kernel, and one for all products.
 void backward_few(const Run& run, const BackwardCall& call, const std::optional<Tensor>& again, const Tensor& like) {
-  const int64_t B = run.shape.batch, H = run.shape.hidden;
-  const Tensor grads = call.layer.new_rows(like, 6 * H);
+  const Tensor grads = call.layer.new_rows(like, 6 * run.shape.hidden);
   cuda::SingleGradients all{};
   all.params = call.params;
   for (int d = 0; d < run.shape.directions; ++d) {
     BackwardDirection& my = all.params.direction[d];
     if (again) my.gates = call.layer.own_rows<const void>(*again, d);
     const Rows<void> mine = call.layer.own_rows<void>(grads, d);
+    single_gates(run, my, my.gates, mine);
     all.grads[d] = read_only(mine);
-    cuda::SingleBackward one{};
-    one.dtype = run.shape.dtype;
-    one.rows = B;
-    one.hidden = H;
-    one.grad_output = my.grad_output;
-    one.grad_h_n = my.grad_h_n;
-    one.hx = my.hx;
-    one.gates = my.gates;
-    one.grads = mine;
-    check_status(cuda::run_single(one, run.stream));
   }
   check_status(cuda::run_single(all, run.stream));
 }
@@ -233,14 +230,14 @@ struct Cuda {
     if (recompute) again = made_again(run, call, x, weights, previous);
     if (few) return backward_few(run, call, again, x);
 
-    const bool single = by_steps && shape.steps == 1;
-    const Tensor all = call.layer.new_rows(x, (single ? 6 : 4) * H);  // gradients of the gates
+    const bool one_step = by_steps && shape.steps == 1;
+    const Tensor all = call.layer.new_rows(x, (one_step ? 6 : 4) * H);  // gradients of the gates
     cuda::BackwardLoop loop{};
     loop.shape = run.on_device;
     for (int d = 0; d < shape.directions; ++d) {
       const BackwardDirection& my = call.params.direction[d];
       const Rows<const void> gates = again ? call.layer.own_rows<const void>(*again, d) : my.gates;
-      if (single)
+      if (one_step)
         backward_single(run, call, d, gates, of_direction(all, d), weights.w_hh(d));
       else if (by_steps)
         backward_steps(run, call, d, gates, of_direction(all, d), previous[d], weights.w_hh(d), x);
@@ -254,11 +251,12 @@ struct Cuda {
     const Tensor input = flat(x);
     for (int d = 0; d < shape.directions; ++d) {
       const Tensor grads = of_direction(all, d);
-      if (call.grad_x) multiply(of_direction(*call.grad_x, d), columns(grads, single ? 0 : H, 3 * H), weights.w_ih(d));
+      if (call.grad_x)
+        multiply(of_direction(*call.grad_x, d), columns(grads, one_step ? 0 : H, 3 * H), weights.w_ih(d));
       if (!need_weights) continue;
       const bool bias = weights.has_bias();
       const Tensor* const to = &call.grad_weights[d * (bias ? 4 : 2)];
-      if (single)
+      if (one_step)
         weight_gradients_of_single(run, to, bias, input, grads, previous[d]);
       else
         weight_gradients(run, to, bias, input, grads, previous[d], previous[d]);

@@ -90,6 +90,7 @@ class Run {
     problem.backward = backward;
     problem.variant = variant;
     problem.steps = shape.steps;
+    if (shape.steps == 1) problem.inputs = shape.inputs;
     const int64_t T = shape.steps,
                   packed_rows = shape.batch_sizes && T > 0 ? shape.offsets[T - 1] + shape.batch_sizes[T - 1] : 0;
     check(std::max(T, packed_rows) < std::numeric_limits<int32_t>::max(),
@@ -173,16 +174,18 @@ class Run {
     if (const char* const cut = std::getenv("GRU_FUSED_CUDA_CUT"))
       check(std::sscanf(cut, "%dx%d", &allowed.groups_per_cta, &allowed.tiles) == 2,
             "the environment variable GRU_FUSED_CUDA_CUT: expected groups x tiles, as 2x4, got ", cut);
-    bool* const flags[] = {&allowed.block, &allowed.cluster, &allowed.packets,
-                           &allowed.flags, &allowed.steps,   &allowed.row,    &allowed.single};
+    bool* const flags[] = {&allowed.block, &allowed.cluster, &allowed.packets, &allowed.flags,
+                           &allowed.steps, &allowed.row,     &allowed.single};
     const char* const names[] = {"block", "cluster", "packets", "flags", "steps", "row", "single"};
     for (int i = 0; i < 7; ++i)
       if (!std::strcmp(wanted, names[i])) {
         *flags[i] = true;
         return allowed;
       }
-    fail("the environment variable GRU_FUSED_CUDA_REGIME: expected row, block, cluster, packets, flags, single or steps, got ",
-         wanted);
+    fail(
+        "the environment variable GRU_FUSED_CUDA_REGIME: expected row, block, cluster, packets, flags, single or "
+        "steps, got ",
+        wanted);
   }
 };
 

@@ -205,6 +205,8 @@ BackwardCall::BackwardCall(const OptionalTensor& grad_output, const OptionalTens
     if (!need_weights) continue;
     to.grad_w_ih = new_grad({3 * H, I});
     to.grad_w_hh = new_grad({3 * H, H});
+    // A tensor without elements has no memory; null would say that no gradient is wanted. Nothing is written there.
+    if (I == 0) to.grad_w_ih = to.grad_w_hh;
     if (!weights.has_bias()) continue;
     to.grad_b_ih = new_grad({3 * H});
     to.grad_b_hh = new_grad({3 * H});

@@ -238,6 +238,7 @@ VariantBackwardCall::VariantBackwardCall(const OptionalTensor& grad_output, cons
     }
     to.grad_w_ih = new_grad({3 * H, layer.inputs()});
     to.grad_w_hh = new_grad({3 * H, H});
+    if (layer.inputs() == 0) to.grad_w_ih = to.grad_w_hh;  // as in layer.cpp
     if (!weights.plain().has_bias()) continue;
     to.grad_b_ih = new_grad({3 * H});
     to.grad_b_hh = new_grad({3 * H});

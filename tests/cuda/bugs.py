@@ -65,7 +65,8 @@ def planted(bug: Bug, *others: tuple[str, str, str]) -> list[Path]:
     loop = folder / "one_loop.cu"
     loop.write_text(one_loop(bug))
     # What is not patched is compiled once for all bugs.
-    names = ("run.cu", "plan.cpp", "steps.cu", "single_forward.cu", "single_gradients.cu", "variant_steps.cu", "variant_norm.cu")
+    names = ("run.cu", "plan.cpp", "steps.cu", "single_forward.cu", "single_gradients.cu")
+    names += ("variant_steps.cu", "variant_norm.cu")
     host = {name: CSRC / "cuda" / name for name in names}
     if bug.file in host:
         host[bug.file] = cuda / bug.file

@@ -98,11 +98,12 @@ def test_no_regime_of_an_older_device_is_refused(
     emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     emulated.device(80)
-    for wanted in ("", "row", "block", "cluster", "packets", "flags", "steps"):
+    for wanted in ("", "row", "block", "cluster", "packets", "flags", "single", "steps"):
         monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", wanted)
         for hidden in (3, 70, 200):
-            gru_fused.GRU(3, hidden, dtype=dtype)(torch.randn(2, 2, 3, dtype=dtype))[0].sum().backward()
-            assert emulated.last_error == ""
+            for steps in (1, 2):
+                gru_fused.GRU(3, hidden, dtype=dtype)(torch.randn(steps, 2, 3, dtype=dtype))[0].sum().backward()
+                assert emulated.last_error == ""
 
 
 @pytest.mark.parametrize(

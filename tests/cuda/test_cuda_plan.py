@@ -108,13 +108,26 @@ def test_a_plan_fits_its_device(device: str, arithmetic: str) -> None:
     hidden=st.integers(1, 9000),
     backward=st.booleans(),
     both=st.booleans(),
+    steps=st.sampled_from((0, 1, 2, 1000)),
 )
 def test_any_shape_has_a_plan(
-    device: str, arithmetic: str, batch: int, hidden: int, backward: bool, both: bool
+    device: str, arithmetic: str, batch: int, hidden: int, backward: bool, both: bool, steps: int
 ) -> None:
-    text = plan(device, arithmetic, batch, hidden, backward, both)
-    assert text == plan(device, arithmetic, batch, hidden, backward, both)
-    assert regime(text) in ("row", "block", "cluster", "grid", "steps")
+    sms, kilobytes = DEVICES[device]
+    arguments = int(device[3:]), sms, kilobytes * 1024, arithmetic, batch, hidden, both, backward, False, steps
+    text = _ops.cuda_plan(*arguments)
+    assert text == _ops.cuda_plan(*arguments)
+    assert regime(text) in ("row", "block", "cluster", "grid", "steps", *(["single"] if steps == 1 else []))
+
+
+@pytest.mark.parametrize("backward, most", [(False, 150), (True, 60)], ids=["forward", "backward"])
+def test_a_step_of_few_rows_is_single(backward: bool, most: int) -> None:
+    """Of 512 units; one of more steps never is, nor one of a variant."""
+    for batch, expected in ((1, "single"), (most // 2, "single"), (2 * most, "steps"), (2000, "steps")):
+        arguments = 90, 132, 227 * 1024, "float32", batch, 512, False, backward
+        assert (regime(_ops.cuda_plan(*arguments, False, 1)) == "single") == (expected == "single"), batch
+        assert regime(_ops.cuda_plan(*arguments, False, 2)) != "single"
+        assert regime(_ops.cuda_plan(*arguments, True, 1)) != "single"
 
 
 def test_a_step_alone_does_not_pay_for_loading_the_weights_often() -> None:

@@ -14,9 +14,10 @@ from bugs import CHECKS, EXCHANGES, FORMS, Bug, found, planted, runs
 from emulator.build import CSRC, build_program, run_program
 from plain_bugs import PLAIN_BUGS
 from row_bugs import ROW_BUGS
+from single_bugs import SINGLE_BUGS
 from variant_bugs import VARIANT_BUGS
 
-ALL_BUGS = [*PLAIN_BUGS, *ROW_BUGS, *VARIANT_BUGS]
+ALL_BUGS = [*PLAIN_BUGS, *ROW_BUGS, *SINGLE_BUGS, *VARIANT_BUGS]
 SOURCES = [*sorted((CSRC / "cuda").glob("*.cu")), CSRC / "cuda" / "plan.cpp"]
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the sanitizers know fibers on x86-64")

@@ -1,4 +1,4 @@
-"""A layer of one step, or a cell, that few rows take: one kernel makes its forward, two its backward, products too."""
+"""A layer of one step, or a cell, that few rows take: one kernel makes its forward, few its backward, products too."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from layouts import LAYOUTS, Layout
 from torch import nn
 
 import gru_fused
+from gru_fused import functional
 
 pytestmark = pytest.mark.usefixtures("poisoned", "emulated")
 
@@ -56,7 +57,9 @@ def test_results_and_gradients(case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=dtype_id)
-@pytest.mark.parametrize("case", [Case(T=1, B=9, I=33, H=130), Case(T=1, B=1, I=64, H=65), Case(T=1, B=6, I=64, H=128)], ids=str)
+@pytest.mark.parametrize(
+    "case", [Case(T=1, B=9, I=33, H=130), Case(T=1, B=1, I=64, H=65), Case(T=1, B=6, I=64, H=128)], ids=str
+)
 def test_errors_are_no_larger_than_torchs(case: Case, dtype: torch.dtype) -> None:
     ours = case.module(gru_fused.GRU, dtype)
     given = case.inputs(dtype)
@@ -123,7 +126,7 @@ def test_gates_that_were_not_saved_are_made_again() -> None:
 
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=dtype_id)
 def test_errors_of_gradients_are_no_larger_than_torchs(dtype: torch.dtype) -> None:
-    case = Case(T=1, B=13, I=40, H=70)
+    case = Case(T=1, B=35, I=140, H=150)  # two tiles and more in each way
     ours, theirs, truth = [], [], []
     for _ in range(4):
         rnn, given, cotangents = case.module(gru_fused.GRU, dtype), case.inputs(dtype), case.cotangents(dtype)
@@ -133,15 +136,42 @@ def test_errors_of_gradients_are_no_larger_than_torchs(dtype: torch.dtype) -> No
     assert_as_good_as(pooled(ours), pooled(theirs), pooled(truth))
 
 
-@pytest.mark.parametrize("rows, launches", [(1, 1), (16, 1)])
-def test_it_is_chosen_for_few_rows(
-    emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch, rows: int, launches: int
+@pytest.mark.parametrize(
+    "rows, inputs, products",
+    [(1, 9, 0), (16, 9, 0), (2000, 9, 1), (900, 20_000, 1)],
+    ids=["one_row", "few_rows", "many_rows", "many_inputs"],
+)
+def test_it_is_chosen_for_few_rows_of_few_inputs(
+    monkeypatch: pytest.MonkeyPatch, rows: int, inputs: int, products: int
 ) -> None:
     monkeypatch.delenv("GRU_FUSED_CUDA_REGIME")
-    before = emulated.stats.launches
-    with torch.no_grad():
-        gru_fused.GRUCell(9, 20)(torch.randn(rows, 9), torch.randn(rows, 20))
-    assert emulated.stats.launches - before == launches
+    given = torch.randn(rows, inputs), torch.randn(rows, 4), torch.randn(12, inputs), torch.randn(12, 4)
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        functional.gru_cell(*given)
+    names = [event.name for event in profile.events()]
+    assert names.count("aten::mm") == products
+
+
+def test_a_thread_that_remembers_plans_sees_what_changed(
+    emulated: EmulatedOps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, x = gru_fused.GRUCell(9, 20), torch.randn(3, 9)
+    found = []
+    for wanted in ("single", "steps", "single", "block", "steps"):
+        monkeypatch.setenv("GRU_FUSED_CUDA_REGIME", wanted)
+        with torch.no_grad(), torch.profiler.profile() as profile:
+            cell(x)
+        found.append([event.name for event in profile.events()].count("aten::mm"))
+    assert found == [0, 2, 0, 1, 2]
+
+
+def test_there_may_be_no_inputs() -> None:
+    ours, theirs = gru_fused.GRUCell(0, 4, dtype=torch.float64), nn.GRUCell(0, 4, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    x, hx, c = torch.empty(3, 0).double(), torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    results = [torch.autograd.grad(cell(x, hx), list(cell.parameters()), c) for cell in (ours, theirs)]
+    for mine, truth in zip(*results, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-14)
 
 
 def test_more_steps_go_another_way(emulated: EmulatedOps) -> None:
