@@ -361,7 +361,18 @@ def test_errors(alike: Alike, wrong: str, cell: bool) -> None:
     alike(lambda: outcome(call))
 
 
-@pytest.mark.parametrize("sequence", [tuple, nn.ParameterList])
+class Made(tuple):
+    """Gives what nobody else keeps."""
+
+    def __getitem__(self, i: Any) -> Any:
+        found = super().__getitem__(i)
+        return Made(found) if isinstance(i, slice) else found * 1
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+
+@pytest.mark.parametrize("sequence", [tuple, nn.ParameterList, Made])
 def test_any_sequence_of_weights(alike: Alike, sequence: Callable[..., Any]) -> None:
     call = Call(LAYER)
     alike(lambda: functional.gru(call.x, call.wanted[1], sequence(call.wanted[2:]), bidirectional=True))
