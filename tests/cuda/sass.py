@@ -23,7 +23,7 @@ FORMS = {
 }
 EXCHANGES = ("Block", "Cluster", "Packet", "Flag")
 STEPS = ("step_forward", "step_backward", "step_tangent_backward", "step_tangent", "previous_states", "alive_rows")
-STEPS += ("single_backward", "bias_gradients")  # of two passes each
+STEPS += ("single_gradients", "single_backward", "bias_gradients")  # of the last two there are two passes each
 STEPS += tuple(
     f"variant_{phase}" for phase in ("begin", "reset", "finish", "back", "reset_back", "norm", "norm_back", "operands")
 )
@@ -67,6 +67,8 @@ def readable(symbol: str) -> str:
         exchange = next(name for name in EXCHANGES if f"{name}Exchange" in symbol)
         cell = "variant " if "VariantLoop" in symbol else ""
         return f"{cell}{loop[1]} {form} {exchange}"
+    if single := re.search(r"single_forwardINS\w*?ArithmeticOfI(\w+?)EELi(\d)ELb([01])E", symbol):
+        return f"single_forward {scalars[single[1]]} {single[2]} rows{' by 16 bytes' if single[3] == '1' else ''}"
     step = re.search(rf"\d({'|'.join(STEPS)})INS\w*?ArithmeticOfI(\w+?)E", symbol)
     return f"{step[1]} {scalars[step[2]]}{' second pass' if 'Lb1E' in symbol else ''}"
 
