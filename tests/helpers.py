@@ -293,6 +293,16 @@ def assert_gru_as_good(
     assert_as_good_as(pooled(ours), pooled(theirs), pooled(truth))
 
 
+def assert_right_without_inputs() -> None:
+    """The gradients of a GRUCell(0, H) are those of nn.GRUCell."""
+    ours, theirs = gru_fused.GRUCell(0, 4, dtype=torch.float64), nn.GRUCell(0, 4, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    x, hx, c = torch.empty(3, 0).double(), torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    results = [torch.autograd.grad(cell(x, hx), list(cell.parameters()), c) for cell in (ours, theirs)]
+    for mine, truth in zip(*results, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-14)
+
+
 def outcome(call: Callable[[], object]) -> tuple[str, str]:
     """Type and message of the exception that a call raises; a call that returns fails the test."""
     try:

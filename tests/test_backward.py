@@ -14,6 +14,7 @@ from helpers import (
     assert_as_good_as,
     assert_equal_to_rounding,
     assert_gru_as_good,
+    assert_right_without_inputs,
     data_of,
     dtype_id,
     leaf,
@@ -216,9 +217,4 @@ def test_results_are_bitwise_repeatable(case: Case) -> None:
 def test_there_may_be_no_inputs(threads: int) -> None:
     """nn.GRU refuses that, nn.GRUCell does not: weight_ih is empty then, and the other gradients are as ever."""
     torch.set_num_threads(threads)
-    ours, theirs = gru_fused.GRUCell(0, 4, dtype=torch.float64), nn.GRUCell(0, 4, dtype=torch.float64)
-    theirs.load_state_dict(ours.state_dict())
-    x, hx, c = torch.empty(3, 0).double(), torch.randn(3, 4).double(), torch.randn(3, 4).double()
-    results = [torch.autograd.grad(cell(x, hx), list(cell.parameters()), c) for cell in (ours, theirs)]
-    for mine, truth in zip(*results, strict=True):
-        torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-14)
+    assert_right_without_inputs()

@@ -90,12 +90,7 @@ __global__ void __launch_bounds__(kFewThreads) single_forward(const __grid_const
       bias(my.b_hh, 1), mine[3] + bias(my.b_hh, 2), widen<Value>(*at<Scalar>(my.hx, row, unit)));
   *at<Scalar>(my.h_n, row, unit) = narrow<Scalar>(stepped.h);
   *at<Scalar>(my.output, row, unit) = narrow<Scalar>(stepped.h);  // in a cell the same place
-  if (!my.gates.data) return;
-  Scalar* const gates = at<Scalar>(my.gates, row, unit);
-  gates[0] = narrow<Scalar>(stepped.gates.r);
-  gates[H] = narrow<Scalar>(stepped.gates.z);
-  gates[2 * H] = narrow<Scalar>(stepped.gates.n);
-  gates[3 * H] = narrow<Scalar>(stepped.gates.gh_n);
+  if (my.gates.data) store_gates(at<Scalar>(my.gates, row, unit), H, stepped.gates);
 }
 
 // Whether every row of an array begins at sixteen bytes, and ends there.

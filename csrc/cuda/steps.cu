@@ -28,12 +28,7 @@ __global__ void __launch_bounds__(kThreads) step_forward(const __grid_constant__
   if (call.state) *state = stepped.h;
   if (call.operand.data) *at<Scalar>(call.operand, row, unit) = narrow<Scalar>(stepped.h);
   if (call.output.data) *at<Scalar>(call.output, row, unit) = narrow<Scalar>(stepped.h);
-  if (!call.gates.data) return;
-  Scalar* const gates = at<Scalar>(call.gates, row, unit);
-  gates[0] = narrow<Scalar>(stepped.gates.r);
-  gates[H] = narrow<Scalar>(stepped.gates.z);
-  gates[2 * H] = narrow<Scalar>(stepped.gates.n);
-  gates[3 * H] = narrow<Scalar>(stepped.gates.gh_n);
+  if (call.gates.data) store_gates(at<Scalar>(call.gates, row, unit), H, stepped.gates);
 }
 
 template <class Types>

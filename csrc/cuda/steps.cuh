@@ -28,6 +28,13 @@ __device__ __forceinline__ Gates<Value> saved_gates(const Scalar* from, int64_t 
   return {widen<Value>(from[0]), widen<Value>(from[H]), widen<Value>(from[2 * H]), widen<Value>(from[3 * H])};
 }
 template <class Scalar, class Value>
+__device__ __forceinline__ void store_gates(Scalar* to, int64_t H, const Gates<Value>& gates) {
+  to[0] = narrow<Scalar>(gates.r);
+  to[H] = narrow<Scalar>(gates.z);
+  to[2 * H] = narrow<Scalar>(gates.n);
+  to[3 * H] = narrow<Scalar>(gates.gh_n);
+}
+template <class Scalar, class Value>
 __device__ __forceinline__ void store_grads(Scalar* to, int64_t H, const GateGrads<Value>& grads) {
   to[0] = narrow<Scalar>(grads.nr);
   to[H] = narrow<Scalar>(grads.r);

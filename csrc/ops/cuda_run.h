@@ -206,12 +206,7 @@ Rows<Void> of_step(const Shape& shape, const Rows<Void>& all, int64_t t) {
 }
 
 // A state's rows as a tensor: the arguments' own strides, or the ones of an array [.., B, H].
-inline Tensor state_of(const Tensor& states, int d) {
-  const int64_t dim = states.dim();
-  if (dim == 2) return states;
-  return strided(states, dim == 3 ? d * states.stride(0) : 0, {states.size(dim - 2), states.size(dim - 1)},
-                 {states.stride(dim - 2), states.stride(dim - 1)});
-}
+inline Tensor state_of(const Tensor& states, int d) { return states.dim() == 2 ? states : of_direction(states, d); }
 
 // The weights as d_gh lies in the first 3H columns of the gates' gradients: n, r, z.
 inline Tensor reordered(const Tensor& w_hh) {
