@@ -15,9 +15,9 @@ from native.build import AVX2, COMMON, CSRC, CXX, HERE, compile_all, has, run
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the program names x86-64's instruction sets")
 
 CASES, FEW_CASES = 400, 100  # few: under the thread sanitizer, which is slow
-# Small weights and few rows as if they were many, on a core that asks for weights early; the others do not (core.h).
-EARLY = ["-DGRU_FUSED_ASKS_EARLY=1", "-DGRU_FUSED_FAR_WEIGHTS=2048", "-DGRU_FUSED_NEAR_BYTES=2048"]
-LATE = "-DGRU_FUSED_ASKS_EARLY=0"
+# The ways of cores (core.h): on one that asks for weights early small weights and few rows are as if they were many.
+EARLY = ["-DGRU_FUSED_CORE=zen5", "-DGRU_FUSED_FAR_WEIGHTS=2048", "-DGRU_FUSED_NEAR_BYTES=2048"]
+LATE, ZEN3 = "-DGRU_FUSED_CORE=other", "-DGRU_FUSED_CORE=zen3"
 PROGRAMS = ["kernels_check", "variants_check", "sweeps_check"]
 
 
@@ -26,7 +26,7 @@ PROGRAMS = ["kernels_check", "variants_check", "sweeps_check"]
     [  # not optimised: that takes g++ four to six minutes for each of the files with the kernels
         ("base", ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *EARLY]),
         ("base", ["-O0", "-g", "-fsanitize=thread", LATE]),
-        ("avx2", ["-O0", "-fsanitize=address", LATE]),
+        ("avx2", ["-O0", "-fsanitize=address", ZEN3]),
         # 64-byte vectors, in two AVX2 halves: the code of AVX-512 on machines that have none.
         ("avx512", ["-O0", *EARLY]),
         ("avx512_bf16", ["-O0", LATE]),  # pairs of bfloat16, multiplied the long way

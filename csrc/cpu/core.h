@@ -19,24 +19,34 @@ namespace {
 #endif
 constexpr int64_t kFarWeights = GRU_FUSED_FAR_WEIGHTS;
 
-// Whether they come sooner if they are asked for: on Zen 5 by some 10 %. On Zen 4 they come up to 30 % later, as its
-// own prefetchers ask for as much as the third-level cache gives. Where it was not measured, the core is left to
-// itself. (docs/notes/2026-11-25-single-rows.md)
-#ifdef GRU_FUSED_ASKS_EARLY
-inline bool asks_early() { return GRU_FUSED_ASKS_EARLY; }
+// Cores on which ways to read weights were measured; every other is left to its own prefetchers. Asking for weights
+// early brings some 10 % on Zen 5 and on Zen 3, 30 % past the latter's third-level cache, and costs up to 30 % on Zen 4,
+// whose own prefetchers ask for as much as that cache gives.
+// (docs/notes/2026-11-25-single-rows.md, docs/notes/2026-11-27-zen3-streams.md)
+enum class Core { other, zen3, zen5 };
+#ifdef GRU_FUSED_CORE
+inline Core core() { return Core::GRU_FUSED_CORE; }
 #elif defined(__x86_64__)
-inline bool asks_early() {
-  static const bool zen5 = [] {
+inline Core core() {
+  static const Core found = [] {
     unsigned a = 0, b = 0, c = 0, d = 0;
+    __get_cpuid(0, &a, &b, &c, &d);
+    const bool amd = b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
     __get_cpuid(1, &a, &b, &c, &d);
-    const unsigned base = a >> 8 & 0xf, extended = a >> 20 & 0xff;
-    return base == 0xf && base + extended == 0x1a;
+    const unsigned base = a >> 8 & 0xf, family = base == 0xf ? base + (a >> 20 & 0xff) : base;
+    __get_cpuid_count(7, 0, &a, &b, &c, &d);
+    const bool avx512 = b & bit_AVX512F;
+    if (amd && family == 0x1a) return Core::zen5;
+    if (amd && family == 0x19 && !avx512) return Core::zen3;  // with it, Zen 4
+    return Core::other;
   }();
-  return zen5;
+  return found;
 }
 #else
-inline bool asks_early() { return false; }
+inline Core core() { return Core::other; }
 #endif
+// Whether panels are asked for early, too.
+inline bool asks_early() { return core() == Core::zen5; }
 
 // Bytes that may stay in the second-level cache, a quarter of it, while much else passes by. Tests define few.
 #ifdef GRU_FUSED_NEAR_BYTES

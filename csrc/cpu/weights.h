@@ -65,52 +65,68 @@ inline __attribute__((always_inline)) Vec<T> sum_each(Vec<T> (&v)[Simd<T>::lanes
     return v[0];
 }
 
-// How far ahead weights are asked for, if at all, in bytes.
-constexpr int64_t kAhead = 4096;
+// How a core reads the rows of a weight where it lies: so many `together`, each with so many sums side by side (`parts`)
+// against the latency of a multiply-add, and memory asked for `ahead` bytes before it is read, in its order; or left to
+// the core's own prefetchers.
+template <int together_, int parts_, int64_t ahead_ = 0>
+struct RowReads {
+  static constexpr int together = together_, parts = parts_;
+  static constexpr int64_t ahead = ahead_;
+};
 
-// x W^T for one row of Blocks and `lanes` rows of a weight where it lies, one dot product each, `together` of them at a
-// time: one reads memory in order, several read x less often. For calls too short to pay for packing. Weight rows past
-// the `valid` first ones count as the first.
-template <bool early, int together, class S, class T>
+// x W^T for one row of Blocks and `lanes` rows of a weight where it lies, one dot product each. For calls too short to
+// pay for packing. Weight rows past the `valid` first ones count as the first.
+template <class Reads, class S, class T>
 inline Vec<T> dot_row(const Blocks<const T>& x, const S* w, int64_t w_row, int valid, int64_t depth) {
-  constexpr int lanes = Simd<T>::lanes;
-  constexpr int parts = early ? 4 : 2;  // sums side by side, against the latency of a multiply-add
+  constexpr int lanes = Simd<T>::lanes, parts = Reads::parts,
+                together = Reads::together < lanes ? Reads::together : lanes;
+  constexpr int line = 64, lines = together * parts * lanes * int(sizeof(S)) / line;  // of a turn
   const int64_t next_terms = x.capacity * lanes;
+  const char* soon = reinterpret_cast<const char*>(w) + Reads::ahead;
   Vec<T> sums[lanes];
   for (int first = 0; first < lanes; first += together) {
-    Vec<T> acc[parts][together] = {};
+    Vec<T> acc[1][parts][together];
+    for_sums<1, parts, together>(
+        [&](int, int part, int v) __attribute__((always_inline)) { acc[0][part][v] = Vec<T>{}; });
     const S* rows[together];
     for (int v = 0; v < together; ++v) rows[v] = w + (first + v < valid ? first + v : 0) * w_row;
     const T* terms = x.data;
     int64_t k = 0;
-    for (; k + parts * lanes <= depth; k += parts * lanes)
+    for (; k + parts * lanes <= depth; k += parts * lanes) {
+      if constexpr (Reads::ahead > 0)
+#pragma GCC unroll 8
+        for (int i = 0; i < lines; ++i, soon += line) __builtin_prefetch(soon);
 #pragma GCC unroll 4
       for (int part = 0; part < parts; ++part, terms += next_terms) {
         const Vec<T> term = load(terms);
-#pragma GCC unroll 2
-        for (int v = 0; v < together; ++v) {
-          const S* const weights = rows[v] + k + part * lanes;
-          if constexpr (early) __builtin_prefetch(weights + kAhead / sizeof(S));
-          acc[part][v] += term * load(weights);
-        }
+#pragma GCC unroll 4
+        for (int v = 0; v < together; ++v) acc[0][part][v] += term * load(rows[v] + k + part * lanes);
       }
+    }
     for (; k < depth; k += lanes, terms += next_terms) {
       const int count = valid_lanes<T>(k, depth);
-      for (int v = 0; v < together; ++v) acc[0][v] += load(terms, count) * load(rows[v] + k, count);
+      for (int v = 0; v < together; ++v) acc[0][0][v] += load(terms, count) * load(rows[v] + k, count);
     }
     for (int v = 0; v < together; ++v) {
-      sums[first + v] = acc[0][v] + acc[1][v];
-      if constexpr (parts == 4) sums[first + v] += acc[2][v] + acc[3][v];
+      sums[first + v] = acc[0][0][v] + acc[0][1][v];
+      if constexpr (parts == 4) sums[first + v] += acc[0][2][v] + acc[0][3][v];
     }
   }
   return sum_each<T>(sums);
 }
 
-// The best of them for a weight of so many bytes.
+// The best of them for a weight of so many bytes. (docs/notes/2026-11-25-single-rows.md, 2026-11-27-zen3-streams.md)
 template <class S, class T>
 auto dot_row_for(int64_t bytes) {
-  if (asks_early()) return bytes > kFarWeights ? dot_row<true, 1, S, T> : dot_row<true, 2, S, T>;
-  return bytes > kFarWeights ? dot_row<false, 1, S, T> : dot_row<false, 2, S, T>;
+  const bool far = bytes > kFarWeights;
+  switch (core()) {
+    case Core::zen5:
+      return far ? dot_row<RowReads<1, 4, 4096>, S, T> : dot_row<RowReads<2, 4, 4096>, S, T>;
+    case Core::zen3:
+      return dot_row<RowReads<4, 2, 8192>, S, T>;
+    default:
+      return far ? dot_row<RowReads<1, 2>, S, T> : dot_row<RowReads<2, 2>, S, T>;
+  }
 }
 
 // The same for M rows and lanes / M rows of a weight: lane m * (lanes / M) + v is row m times weight row v.
