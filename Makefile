@@ -12,12 +12,14 @@
 #   make test-peers    gets Flax (JAX is 350 MB) and the source of haste, and tests their weights too
 #   make bench-peers   installs the peers: JAX, ONNX Runtime, OpenVINO
 #
-# Variables: PYTHON (3.10 or newer) makes the environment; TORCH is what pip installs as torch; VENV is the folder.
+# Variables: PYTHON (3.10 or newer) makes the environment; TORCH is what pip installs as torch; VENV is the folder; JOBS is how many
+# processes share the tests, by files.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 N ?= 20000
+JOBS ?= 2
 OUT ?= benchmarks/out/gpu-check
 PEERS := jax onnx onnxruntime openvino
 HASTE ?= haste_pytorch==0.5.0rc0
@@ -34,7 +36,7 @@ example: build
 	$(BIN)/python -m examples.$(NAME) $(ARGS)
 
 test: build
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-peers: build
 	$(BIN)/python -m pip install --quiet flax

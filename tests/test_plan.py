@@ -29,7 +29,13 @@ import pytest
         (dict(steps=100, batch=1, hidden=64), dict(chunk_steps=100)),  # no chunk is longer than the sequence
         (dict(steps=300, batch=1, hidden=64), dict(chunk_steps=256)),
         (dict(steps=300, batch=1, hidden=2048), dict(chunk_steps=128)),  # 4 MiB of gates
-        (dict(steps=100, batch=32, hidden=256, threads=2), dict(shares=2, share_rows=16, tile_rows=16, chunk_steps=16)),
+        (dict(steps=100, batch=32, hidden=512, threads=2), dict(shares=2, share_rows=16, tile_rows=16, chunk_steps=16)),
+        (dict(steps=50, batch=64, inputs=64, hidden=256), dict(whole=True, chunk_steps=1)),  # both panels stay near
+        (dict(steps=50, batch=64, inputs=256, hidden=256), dict(whole=False, chunk_steps=4)),
+        (dict(steps=50, batch=15, inputs=64, hidden=256), dict(whole=False, chunk_steps=17)),  # too few rows
+        (dict(steps=1, batch=15, inputs=64, hidden=256), dict(whole=False, packed=False)),
+        (dict(steps=1, batch=17, inputs=64, hidden=256), dict(whole=True, packed=True, once=True)),
+        (dict(steps=50, batch=64, inputs=64, hidden=256, backward=True), dict(whole=False, chunk_steps=4)),
         (dict(steps=50, batch=64, hidden=512), dict(shares=1, tile_rows=64, chunk_steps=4)),
         (dict(steps=100, batch=1, hidden=256, directions=2, threads=2), dict(shares=1, parallel=True)),
         (dict(steps=10, batch=1920, hidden=64, threads=2), dict(shares=2, share_rows=960, tile_rows=64, parallel=True)),

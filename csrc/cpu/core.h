@@ -20,9 +20,9 @@ namespace {
 constexpr int64_t kFarWeights = GRU_FUSED_FAR_WEIGHTS;
 
 // Cores on which ways to read weights were measured; every other is left to its own prefetchers. Asking for weights
-// early brings some 10 % on Zen 5 and on Zen 3, 30 % past the latter's third-level cache, and costs up to 30 % on Zen 4,
-// whose own prefetchers ask for as much as that cache gives.
-// (docs/notes/2026-11-25-single-rows.md, docs/notes/2026-11-27-zen3-streams.md)
+// early brings some 10 % on Zen 5 and on Zen 3, 30 % past the latter's third-level cache, and costs up to 30 % on Zen
+// 4, whose own prefetchers ask for as much as that cache gives. (docs/notes/2026-11-25-single-rows.md,
+// docs/notes/2026-11-27-zen3-streams.md)
 enum class Core { other, zen3, zen5 };
 #ifdef GRU_FUSED_CORE
 inline Core core() { return Core::GRU_FUSED_CORE; }

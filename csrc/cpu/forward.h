@@ -107,7 +107,7 @@ struct ForwardScratch {
     constexpr int64_t line = 64 / sizeof(float);  // keeps every part on its own cache lines
     padded = weights.padded;
     inputs = round_up(plan.chunk_rows() * round_up(shape.inputs, lanes), line);
-    gi = round_up(plan.chunk_rows() * 3 * padded, line);
+    gi = plan.whole ? 0 : round_up(plan.chunk_rows() * 3 * padded, line);
     gh = plan.packed ? 0 : round_up(plan.tile_rows * 3 * padded, line);
     state = plan.tile_rows * padded;
     factors = terms == 1 ? 0 : plan.tile_rows * round_up(factors_in(padded, terms), lanes);
@@ -174,13 +174,17 @@ struct PlainSteps {
       next.set(row, unit, load(state.numbers.at(row, unit)));
   }
 
-  // The s-th step of the first `rows` rows; gi is theirs.
-  void make_step(int64_t s, int64_t rows, const T* gi) const {
+  // The s-th step of the first `rows` rows; gi is theirs, or if the plan says so x, as factors.
+  void make_step(int64_t s, int64_t rows, const Blocks<const T>& x, const T* gi) const {
     const int64_t t = tile.shape.time_of(s, tile.direction);
     S* const gates = io.gates.data ? row_of<S>(tile.shape, io.gates, t, tile.first) : nullptr;
     S* const output = row_of<S>(tile.shape, io.output, t, tile.first);
     const TileStates<S> results{tile.shape.hidden, state, next, output, io.output.row, gates, io.gates.row};
     using Step = CellStep<S, TileStates<S>>;
+    if (tile.plan.whole) {
+      const WholeProduct<S, Step> product{tile.weights, x, state.factors, Step{tile.weights, nullptr, 0, results}};
+      return make(product, rows, tile.panels);
+    }
     recurrent_step(RecurrentProduct<S, Step>{tile.weights, tile.plan.packed ? state.factors : state.numbers, tile.gh,
                                              Step{tile.weights, gi, tile.plan.chunk_rows(), results}},
                    s, rows, tile.panels);
@@ -201,8 +205,8 @@ struct Forward {
   GateWeights<S> weights_of(int direction) const {
     GateWeights<S> weights(params.direction[direction], params.shape, plan, layout.weights,
                            scratch + direction * layout.weights.total);
-    weights.input_late = plan.once;
     weights.state_late = Steps::packs_late && plan.once && params.shape.steps == 1;
+    weights.input_late = plan.whole ? weights.state_late : plan.once;
     return weights;
   }
   T* piece_of(int64_t i) const { return scratch + params.shape.directions * layout.weights.total + i * layout.piece; }
@@ -258,7 +262,7 @@ struct Forward {
         // A row that has just ended, or not begun, has its state in both buffers, which change places.
         for (int64_t row = rows; row < alive; ++row) steps.stay(row);
         alive = rows;
-        if (rows > 0) steps.make_step(s, rows, gi + done * kWidth<T>);
+        if (rows > 0) steps.make_step(s, rows, inputs.from(done), gi + done * kWidth<T>);
         member.meet_after_step();  // the next needs all units
         done += rows;
         std::swap(steps.state, steps.next);
@@ -287,7 +291,7 @@ struct Forward {
       rows += alive;
     }
     member.meet_after_chunk();  // all rows are there
-    if (rows > 0) make_projection<S>(weights, inputs, gi, rows, member.part(layout.weights.panels));
+    if (rows > 0 && !plan.whole) make_projection<S>(weights, inputs, gi, rows, member.part(layout.weights.panels));
   }
 };
 

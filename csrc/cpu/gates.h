@@ -123,7 +123,8 @@ void for_all(const Product& product, int64_t rows, Range part) {
 // Makes one of the two products below for some rows: a part of its panels.
 template <class Product>
 void make(const Product& product, int64_t rows, Range part) {
-  if (!product.weights.packed) return product.make_unpacked(rows, part);
+  if constexpr (requires { product.make_unpacked(rows, part); })
+    if (!product.weights.packed) return product.make_unpacked(rows, part);
   if (!product.late()) return for_all(product, rows, part);
   for (int64_t panel = part.begin; panel < part.end; ++panel) {
     product.pack(panel);
@@ -264,6 +265,47 @@ struct RecurrentProduct {
   }
 };
 
+// Both products of a step at once, from panels, and their epilogue, which gets the sums and besides them, for each
+// panel and row, what x adds to n. So the projection needs no memory of its own.
+template <class S, class Epilogue>
+struct WholeProduct {
+  using T = Accumulate<S>;
+  using Factors = FactorsOf<S>;
+  static constexpr int lanes = Simd<T>::lanes;
+
+  const GateWeights<S>& weights;
+  Blocks<const T> x, h;  // factors
+  Epilogue epilogue;
+
+  int64_t row_bytes() const { return (weights.input_factors() + weights.state_factors()) * int64_t(sizeof(T)); }
+  bool late() const { return weights.state_late; }
+  void pack(int64_t panel) const {
+    weights.pack_input(panel, {0, weights.input_factors()});
+    weights.pack_state(panel);
+  }
+
+  template <int M, int P>
+  inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
+    Vec<T> acc[P][M][3], of_x[P][M];
+    const T *of_input[P], *of_state[P];
+    for (int p = 0; p < P; ++p) {
+      of_input[p] = weights.w_ih_panel(panel + p), of_state[p] = weights.w_hh_panel(panel + p);
+      for (int m = 0; m < M; ++m) epilogue.results.prefetch(row + m, (panel + p) * lanes);
+    }
+    multiply<T, M, P, Factors>(acc, RowsOf<T>{x.from(row)}, of_input, weights.input_factors());
+    for_sums<P, M, 1>([&](int p, int m, int) __attribute__((always_inline)) {
+      of_x[p][m] = acc[p][m][2];
+      acc[p][m][2] = Vec<T>{};
+    });
+    multiply<T, M, P, Factors, false>(acc, RowsOf<T>{h.from(row)}, of_state, weights.state_factors());
+    const auto in = [&](int p, int m, int g) __attribute__((always_inline)) {
+      const Vec<T> bias = load(weights.biases + ((panel + p) * 4 + g) * lanes);
+      return g == 2 ? of_x[p][m] + bias : bias;
+    };
+    epilogue.step(row, panel, acc, in);
+  }
+};
+
 // The cell, the epilogue of the forward. What comes of it is up to `Results`:
 //   void prefetch(row, unit)           called some time before
 //   Vector vector(row, unit)           one vector of units, of the rows from there on:
@@ -286,15 +328,20 @@ struct CellStep {
     results.prefetch(row, panel * lanes);
   }
 
-  // M rows and P panels. First r and z of all, then n of all: the core has many exponentials under way, and none waits
-  // for another.
   template <int P, int M>
   inline __attribute__((always_inline)) void operator()(int64_t row, int64_t panel, Vec<T> (&sums)[P][M][3]) const {
     const T* const first = gi + (panel * gi_rows + row) * kWidth<T>;
     const int64_t next_panel = gi_rows * kWidth<T>;
-    const auto in = [&](int p, int m, int g) __attribute__((always_inline)) {
+    step(row, panel, sums, [&](int p, int m, int g) __attribute__((always_inline)) {
       return load(first + p * next_panel + m * kWidth<T> + g * lanes);
-    };
+    });
+  }
+
+  // M rows and P panels; in(p, m, g) is added to the sums. First r and z of all, then n of all: the core has many
+  // exponentials under way, and none waits for another.
+  template <int P, int M, class In>
+  inline __attribute__((always_inline)) void step(int64_t row, int64_t panel, Vec<T> (&sums)[P][M][3],
+                                                  const In& in) const {
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8

@@ -81,13 +81,14 @@ inline __attribute__((always_inline)) void for_sums(const Action& action) {
 }
 
 // sum[p][m][g] = sum over k in [begin, end) of a(m, k) * panels[p][k][g], for M rows, P panels and their first G
-// vectors at once. They are no more than kSumBlock.
-template <class T, int M, int P, class Factors = Numbers, int G, class Left>
+// vectors at once; or, if it does not begin, that is added to it. They are no more than kSumBlock.
+template <class T, int M, int P, class Factors = Numbers, bool begins = true, int G, class Left>
 inline __attribute__((always_inline)) void multiply_block(Vec<T> (&sum)[P][M][G], const Left& a,
                                                           const T* const (&panels)[P], int64_t begin, int64_t end) {
   constexpr int lanes = Simd<T>::lanes;
   // One by one: `= {}` clears an array in memory, which takes as long as ten terms of the sums.
-  for_sums<P, M, G>([&](int p, int m, int g) __attribute__((always_inline)) { sum[p][m][g] = Vec<T>{}; });
+  if constexpr (begins)
+    for_sums<P, M, G>([&](int p, int m, int g) __attribute__((always_inline)) { sum[p][m][g] = Vec<T>{}; });
   for (int64_t k = begin; k < end; k += Left::run) {
     const T* left = a.at(k);
     const int64_t stop = k + Left::run < end ? k + Left::run : end;
@@ -118,10 +119,10 @@ inline __attribute__((always_inline)) void add_sums(V (&sum)[P][M][G], const V (
 }
 
 // The same over any number of terms.
-template <class T, int M, int P, class Factors = Numbers, int G, class Left>
+template <class T, int M, int P, class Factors = Numbers, bool begins = true, int G, class Left>
 inline __attribute__((always_inline)) void multiply(Vec<T> (&sum)[P][M][G], const Left& a, const T* const (&panels)[P],
                                                     int64_t depth) {
-  multiply_block<T, M, P, Factors>(sum, a, panels, 0, depth < kSumBlock ? depth : kSumBlock);
+  multiply_block<T, M, P, Factors, begins>(sum, a, panels, 0, depth < kSumBlock ? depth : kSumBlock);
   for (int64_t begin = kSumBlock; begin < depth; begin += kSumBlock) {
     Vec<T> more[P][M][G];
     multiply_block<T, M, P, Factors>(more, a, panels, begin, begin + kSumBlock < depth ? begin + kSumBlock : depth);

@@ -27,6 +27,10 @@ constexpr int64_t kWorthWaking = 4 * 1024 * 1024;
 // Every share copies all weights' gradients once more. With fewer rows and steps than this for each, a team is better.
 constexpr int64_t kWorthAShare = 256;
 
+// With so many rows a step may read the weights of both products; their panels together should stay in the first-level
+// cache, so many terms of them at most.
+constexpr int64_t kWholeRows = 16, kWholeTerms = 400;
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
@@ -51,8 +55,10 @@ Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep) {
   }
   plan.tile_rows = ceil_div(plan.share_rows, ceil_div(plan.share_rows, most_rows));
   const int64_t rows = std::min(kChunkBytes / (4 * shape.hidden * accumulator), kMaxChunkRows);
-  plan.chunk_steps = std::clamp<int64_t>(rows / plan.tile_rows, 1, shape.steps);
-  if (plan.pieces(shape) < threads && (plan.packed || sweep == Sweep::forward)) {
+  plan.whole = plan.packed && sweep == Sweep::forward && shape.inputs > 0 && plan.tile_rows >= kWholeRows &&
+               shape.inputs + shape.hidden <= kWholeTerms;
+  plan.chunk_steps = plan.whole ? 1 : std::clamp<int64_t>(rows / plan.tile_rows, 1, shape.steps);
+  if (plan.pieces(shape) < threads && (plan.packed || sweep != Sweep::backward)) {
     const int64_t terms = shape.hidden + (plan.packed ? 0 : shape.inputs);
     const int64_t step = 3 * shape.hidden * terms * plan.share_rows;
     plan.team = std::clamp<int64_t>(step / (plan.packed ? kWorthATeammate : kWorthATeammateInPlace), 1,

@@ -18,6 +18,7 @@ struct Plan {
   int64_t chunk_steps = 0;  // time steps of the longest chunk
   int64_t team = 1;         // threads of one share
   bool packed = false;      // the weights are copied into panels first
+  bool whole = false;       // a step makes its input projection itself, where it needs it
   bool once = false;        // a projection uses each panel once: all rows and steps are one chunk
   bool parallel = false;    // more than one thread has work
   bool brief = false;       // a team is worth it only if its threads are awake: other_work.h
@@ -27,7 +28,7 @@ struct Plan {
   GRU_FUSED_HD int64_t workers(const Shape& shape) const { return pieces(shape) * team; }
 };
 
-enum class Sweep { forward, backward };
+enum class Sweep { forward, variant_forward, backward };
 
 Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep = Sweep::forward);
 

@@ -28,7 +28,10 @@ struct ExpConstants<float> {
 template <>
 struct ExpConstants<double> {
   static constexpr int fraction_bits = 52;
-  static constexpr double q[] = {0x1.0000000000005p-1, 0x1.555555555555cp-3, 0x1.555555555213cp-5, 0x1.111111110e701p-7, 0x1.6c16c17f28a81p-10, 0x1.a01a01b5c9bd8p-13, 0x1.a019a6aba652cp-16, 0x1.71ddea240e8b2p-19, 0x1.28a28a5db0a84p-22, 0x1.af767dc4b168fp-26};
+  static constexpr double q[] = {0x1.0000000000005p-1,  0x1.555555555555cp-3,  0x1.555555555213cp-5,
+                                 0x1.111111110e701p-7,  0x1.6c16c17f28a81p-10, 0x1.a01a01b5c9bd8p-13,
+                                 0x1.a019a6aba652cp-16, 0x1.71ddea240e8b2p-19, 0x1.28a28a5db0a84p-22,
+                                 0x1.af767dc4b168fp-26};
   static constexpr double round_magic = 0x1.8p52;
   static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
   static constexpr double largest = 709.0;

@@ -22,7 +22,7 @@ struct VariantSteps {
   static constexpr bool packs_late = false;  // some make several products with a panel
 
   static cpu::Plan plan(const Params& params, int64_t threads) {
-    cpu::Plan plan = cpu::plan_of(params.shape, threads);
+    cpu::Plan plan = cpu::plan_of(params.shape, threads, cpu::Sweep::variant_forward);
     plan.packed = plan.packed || params.variant.cell.two_phases();
     plan.brief = plan.brief && !plan.packed;
     return plan;
@@ -110,7 +110,7 @@ struct VariantSteps {
             resets};
   }
 
-  void make_step(int64_t s, int64_t count, const T* gi) const {
+  void make_step(int64_t s, int64_t count, const Blocks<const T>&, const T* gi) const {
     for (int64_t row = 0; row < count; ++row) rows[row] = row_step(s, tile.first + row);
     const VariantStep<S> step = step_of(s, gi);
     const Blocks<const T> factors = state.factors;

@@ -65,9 +65,9 @@ inline __attribute__((always_inline)) Vec<T> sum_each(Vec<T> (&v)[Simd<T>::lanes
     return v[0];
 }
 
-// How a core reads the rows of a weight where it lies: so many `together`, each with so many sums side by side (`parts`)
-// against the latency of a multiply-add, and memory asked for `ahead` bytes before it is read, in its order; or left to
-// the core's own prefetchers.
+// How a core reads the rows of a weight where it lies: so many `together`, each with so many sums side by side
+// (`parts`) against the latency of a multiply-add, and memory asked for `ahead` bytes before it is read, in its order;
+// or left to the core's own prefetchers.
 template <int together_, int parts_, int64_t ahead_ = 0>
 struct RowReads {
   static constexpr int together = together_, parts = parts_;
@@ -86,8 +86,8 @@ inline Vec<T> dot_row(const Blocks<const T>& x, const S* w, int64_t w_row, int v
   Vec<T> sums[lanes];
   for (int first = 0; first < lanes; first += together) {
     Vec<T> acc[1][parts][together];
-    for_sums<1, parts, together>(
-        [&](int, int part, int v) __attribute__((always_inline)) { acc[0][part][v] = Vec<T>{}; });
+    for_sums<1, parts, together>([&](int, int part, int v)
+                                     __attribute__((always_inline)) { acc[0][part][v] = Vec<T>{}; });
     const S* rows[together];
     for (int v = 0; v < together; ++v) rows[v] = w + (first + v < valid ? first + v : 0) * w_row;
     const T* terms = x.data;

@@ -68,7 +68,7 @@ py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int 
   using namespace py::literals;
   return py::dict("share_rows"_a = plan.share_rows, "shares"_a = plan.shares, "tile_rows"_a = plan.tile_rows,
                   "chunk_steps"_a = plan.chunk_steps, "team"_a = plan.team, "packed"_a = plan.packed,
-                  "brief"_a = plan.brief, "once"_a = plan.once, "parallel"_a = plan.parallel);
+                  "brief"_a = plan.brief, "whole"_a = plan.whole, "once"_a = plan.once, "parallel"_a = plan.parallel);
 }
 
 // Times in microseconds since any moment.
