@@ -36,6 +36,8 @@ import pytest
         (dict(steps=1, batch=15, inputs=64, hidden=256), dict(whole=False, packed=False)),
         (dict(steps=1, batch=17, inputs=64, hidden=256), dict(whole=True, packed=True, once=True)),
         (dict(steps=50, batch=64, inputs=64, hidden=256, backward=True), dict(whole=False, chunk_steps=4)),
+        (dict(steps=4, batch=32, inputs=64, hidden=128, threads=2), dict(team=2, whole=False, chunk_steps=4)),
+        (dict(steps=1, batch=32, inputs=64, hidden=128, threads=2), dict(team=2, whole=True)),
         (dict(steps=50, batch=64, hidden=512), dict(shares=1, tile_rows=64, chunk_steps=4)),
         (dict(steps=100, batch=1, hidden=256, directions=2, threads=2), dict(shares=1, parallel=True)),
         (dict(steps=10, batch=1920, hidden=64, threads=2), dict(shares=2, share_rows=960, tile_rows=64, parallel=True)),
@@ -54,6 +56,17 @@ import pytest
 def test_plan(native: ModuleType, shape: dict[str, int], expected: dict[str, int]) -> None:
     plan = native.plan(**shape)
     assert {key: plan[key] for key in expected} == expected
+
+
+def test_steps_of_a_packed_batch_are_whole_if_most_have_many_rows(native: ModuleType) -> None:
+    def whole(*batch_sizes: int) -> bool:
+        sizes = list(batch_sizes)
+        shape = dict(steps=len(sizes), batch=sizes[0], inputs=8, hidden=32)
+        return native.plan(**shape, batch_sizes=sizes)["whole"]
+
+    assert whole(*[32] * 10) and whole(*[32] * 10, 1, 1)
+    assert not whole(*[32] * 10, *[1] * 100)  # W_ih would be read for each of the last steps
+    assert whole(*[80] * 10) and not whole(*[80] * 10, *[8] * 30)  # 26 rows on average, of two tiles
 
 
 def test_shares_cover_every_row_once_and_none_is_empty(native: ModuleType) -> None:

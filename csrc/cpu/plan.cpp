@@ -27,11 +27,24 @@ constexpr int64_t kWorthWaking = 4 * 1024 * 1024;
 // Every share copies all weights' gradients once more. With fewer rows and steps than this for each, a team is better.
 constexpr int64_t kWorthAShare = 256;
 
-// With so many rows a step may read the weights of both products; their panels together should stay in the first-level
-// cache, so many terms of them at most.
+// With so many rows of a tile on average a step may read the weights of both products; their panels together should
+// stay in the first-level cache, so many terms of them at most.
 constexpr int64_t kWholeRows = 16, kWholeTerms = 400;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Of all steps: of a packed batch those that are alive.
+int64_t rows_of(const Shape& shape) {
+  const int64_t last = shape.steps - 1;
+  return shape.batch_sizes ? shape.offsets[last] + shape.batch_sizes[last] : shape.batch * shape.steps;
+}
+
+// A team would meet three times a step.
+bool makes_whole_steps(const Shape& shape, const Plan& plan, int64_t threads) {
+  const int64_t tiles = ceil_div(shape.batch, plan.tile_rows);
+  return plan.packed && shape.inputs > 0 && shape.inputs + shape.hidden <= kWholeTerms &&
+         rows_of(shape) >= kWholeRows * tiles * shape.steps && (shape.steps == 1 || plan.pieces(shape) >= threads);
+}
 
 }  // namespace
 
@@ -55,8 +68,7 @@ Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep) {
   }
   plan.tile_rows = ceil_div(plan.share_rows, ceil_div(plan.share_rows, most_rows));
   const int64_t rows = std::min(kChunkBytes / (4 * shape.hidden * accumulator), kMaxChunkRows);
-  plan.whole = plan.packed && sweep == Sweep::forward && shape.inputs > 0 && plan.tile_rows >= kWholeRows &&
-               shape.inputs + shape.hidden <= kWholeTerms;
+  plan.whole = sweep == Sweep::forward && makes_whole_steps(shape, plan, threads);
   plan.chunk_steps = plan.whole ? 1 : std::clamp<int64_t>(rows / plan.tile_rows, 1, shape.steps);
   if (plan.pieces(shape) < threads && (plan.packed || sweep != Sweep::backward)) {
     const int64_t terms = shape.hidden + (plan.packed ? 0 : shape.inputs);

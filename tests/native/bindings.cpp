@@ -5,6 +5,7 @@
 #endif
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "../../csrc/cpu/other_work.h"
 #include "../../csrc/cpu/plan.h"
@@ -60,8 +61,11 @@ Array<float> decoded(const Array<uint16_t>& x) {
 }
 
 py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int directions, int64_t threads,
-              bool backward) {
+              bool backward, const std::vector<int64_t>& batch_sizes) {
   Shape shape;
+  std::vector<int64_t> offsets;
+  for (int64_t rows = 0; const int64_t alive : batch_sizes) offsets.push_back(rows), rows += alive;
+  if (!batch_sizes.empty()) shape.batch_sizes = batch_sizes.data(), shape.offsets = offsets.data();
   shape.steps = steps, shape.batch = batch, shape.inputs = inputs, shape.hidden = hidden;
   shape.directions = directions;
   const cpu::Plan plan = cpu::plan_of(shape, threads, backward ? cpu::Sweep::backward : cpu::Sweep::forward);
@@ -86,7 +90,8 @@ PYBIND11_MODULE(MODULE_NAME, m) {
   m.def("decode_bf16", &decoded<bf16>);
   m.def("decode_f16", &decoded<f16>);
   m.def("plan", &plan, py::kw_only(), py::arg("steps"), py::arg("batch"), py::arg("inputs") = 1, py::arg("hidden"),
-        py::arg("directions") = 1, py::arg("threads") = 1, py::arg("backward") = false);
+        py::arg("directions") = 1, py::arg("threads") = 1, py::arg("backward") = false,
+        py::arg("batch_sizes") = std::vector<int64_t>{});
   py::class_<cpu::OtherWork>(m, "OtherWork")
       .def(py::init())
       .def("expected", [](const cpu::OtherWork& self, int64_t now) { return self.expected(at(now)); })
