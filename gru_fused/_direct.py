@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import _profiler_enabled, forward_ad
 
+from gru_fused import _ops
 from gru_fused._ops import _C
 
 _in_torch_func = torch._C._are_functorch_transforms_active
@@ -24,6 +25,7 @@ _compiling = torch.compiler.is_compiling
 
 _forward = _C.forward
 _C.attach(Tensor, nn.Parameter)
+_empty = getattr(_ops.node, "empty", Tensor.new_empty)  # the same, sooner
 
 
 def gru(rnn: nn.RNNBase, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -36,8 +38,8 @@ def gru(rnn: nn.RNNBase, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tens
     hidden, batch_first, bidirectional = rnn.hidden_size, rnn.batch_first, rnn.bidirectional
     batch, steps = size[:2] if batch_first else (size[1], size[0])
     directions = 2 if bidirectional else 1
-    output = input.new_empty(steps, batch, directions * hidden)
-    h_n = input.new_empty(rnn.num_layers * directions, batch, hidden)
+    output = _empty(input, steps, batch, directions * hidden)
+    h_n = _empty(input, rnn.num_layers * directions, batch, hidden)
     names = rnn._flat_weights_names
     if not _forward(input, hx, rnn._parameters, names, output, h_n, rnn.bias, bidirectional, batch_first):
         return None
@@ -48,7 +50,7 @@ def gru_cell(cell: nn.RNNCellBase, input: Tensor, hx: Tensor | None) -> Tensor |
     """The state of nn.GRUCell for a batched input."""
     if type(input) is not Tensor or _compiling() or not (input.is_cpu and _plain()):
         return None
-    h = input.new_empty(input.shape[0], cell.hidden_size)
+    h = _empty(input, input.shape[0], cell.hidden_size)
     bias = cell.bias
     names = _OF_CELL if bias else _OF_CELL_WITHOUT_BIAS
     return h if _forward(input, hx, cell._parameters, names, h, h, bias, False, False) else None

@@ -112,3 +112,25 @@ def test_errors(wrong: str) -> None:
     x, hx = torch.randn(5, 2, 3), torch.randn(1, 2, 4)
     ours = outcome(lambda: WRONG[wrong](x, hx, weights))
     assert ours == by_torch_ops(lambda: outcome(lambda: WRONG[wrong](x, hx, weights)))
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad], ids=["inference", "no-grad"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_new_tensors_are_those_of_new_empty(poisoned: None, dtype: torch.dtype, mode: Any) -> None:
+    with mode():
+        x = torch.zeros(2, 3, dtype=dtype)
+        made, expected = _ops.node.empty(x, 4, 0, 5), x.new_empty(4, 0, 5)
+        filled = _ops.node.empty(x, 7, 2)
+    assert (made.shape, made.dtype, made.stride()) == (expected.shape, expected.dtype, expected.stride())
+    assert type(made) is Tensor and made.is_inference() == expected.is_inference() and not made.requires_grad
+    assert filled.isnan().all()  # by the dispatcher: torch fills what is not initialized, if it is asked to
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [((), TypeError), ((3,), TypeError), ((torch.zeros(1), 1.5), TypeError), ((torch.zeros(1), -1), RuntimeError)],
+    ids=["nothing", "no-tensor", "half", "negative"],
+)
+def test_new_tensors_refuse_what_new_empty_refuses(arguments: tuple[Any, ...], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        _ops.node.empty(*arguments)

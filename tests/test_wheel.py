@@ -52,7 +52,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(folder: Path, compiler: Path) -> Path:
     compiler.chmod(0o755)
-    keep = shutil.ignore_patterns("build", "*.so", "*.egg-info", ".git", ".venv", "__pycache__", "results")
+    keep = shutil.ignore_patterns(
+        "build", "*.so", "*.egg-info", ".git", ".venv", "__pycache__", "results", ".hypothesis"
+    )
     shutil.copytree(ROOT, folder / "source", ignore=keep)
     pip = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps"]
     environment = {**os.environ, "CXX": str(compiler), "GRU_FUSED_CUDA": "0"}

@@ -1,10 +1,12 @@
 // A layer, or one step of a cell, as a node of C++ in autograd's graph: what _PlainLayer (gru_fused/_autograd.py) is in
 // Python, which takes a small layer's step longer than its arithmetic. torch's stable ABI has no nodes, so this is a
 // module of its own, of the one torch and the one Python that it was built beside; without it the Python one serves.
-// And the way from Python to the ops of inference, which is shorter than torch.ops'.
+// And shorter ways from Python for inference: to its ops than torch.ops', to new tensors than Tensor.new_empty's.
 #include <ATen/Context.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty.h>
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
@@ -201,6 +203,22 @@ py::object infer_cell(py::handle x, py::handle hx, const py::sequence& weights, 
   return py::cast(h);
 }
 
+// x.new_empty(*sizes). torch reads the arguments of that for longer than it makes the tensor; so would pybind11.
+PyObject* empty(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count > 0 && THPVariable_Check(arguments[0]), "empty: expected a tensor and sizes");
+  c10::SmallVector<int64_t, 3> sizes;
+  for (Py_ssize_t i = 1; i < count; ++i) {
+    sizes.push_back(PyLong_AsLongLong(arguments[i]));
+    if (PyErr_Occurred()) return nullptr;
+  }
+  return THPVariable_Wrap(at::empty(sizes, THPVariable_Unpack(arguments[0]).options()));
+  END_HANDLE_TH_ERRORS
+}
+
+PyMethodDef kEmpty = {"empty", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&empty)), METH_FASTCALL,
+                      "empty(x, *sizes) -> Tensor"};
+
 }  // namespace
 }  // namespace gru_fused
 
@@ -217,5 +235,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   // None where an argument is not a plain tensor.
   m.def("apply", &gru_fused::apply, "apply(x, hx, weights, bias, batch_sizes, recompute) -> (output, h_n or None)");
   m.def("infer", &gru_fused::infer, "infer(x, hx, weights, bias, bidirectional, batch_sizes) -> (output, h_n)");
+  m.attr("empty") = py::reinterpret_steal<py::object>(PyCFunction_New(&gru_fused::kEmpty, nullptr));
   m.def("infer_cell", &gru_fused::infer_cell, "infer_cell(x, hx, weights, bias) -> h");
 }

@@ -1,4 +1,4 @@
-// What differs between cores that have the same instructions. Tests define both, to have every way on any machine.
+// What differs between cores that have the same instructions. Tests define all, to have every way on any machine.
 #pragma once
 
 #include <cstdint>

@@ -2,7 +2,7 @@
 //
 // Chunk by chunk of steps: first the input projection of all of the chunk's rows, one product at full speed, whose
 // result stays in the cache; then step by step the recurrent product of a tile's states with W_hh, and in
-// its epilogue, while the sums are in registers, the gates and the new state.
+// its epilogue, while the sums are in registers, the gates and the new state. Whole steps (plan.h) make both products.
 // Cost per step and row: 6 H (I + H) operations, 12 H (I / chunk rows + H / tile rows) bytes of weights (float).
 #pragma once
 

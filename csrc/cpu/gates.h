@@ -1,6 +1,7 @@
 // The two products that make the gates of some rows: the input projection, and the recurrent product, in whose
 // epilogue, while the sums are in registers, the cell is computed. The forward takes the second step by step, a tile's
-// rows at a time; a backward without saved gates knows all states and takes the rows of a whole chunk at once.
+// rows at a time, or with many rows both at once; a backward without saved gates knows all states and takes the rows of
+// a chunk at once.
 #pragma once
 
 #include "../gru_cell.h"
@@ -265,8 +266,8 @@ struct RecurrentProduct {
   }
 };
 
-// Both products of a step at once, from panels, and their epilogue, which gets the sums and besides them, for each
-// panel and row, what x adds to n. So the projection needs no memory of its own.
+// Both products of a step at once, from panels, and the cell (a CellStep), which gets the sums and besides them, for
+// each panel and row, what x adds to n. So the projection needs no memory of its own.
 template <class S, class Epilogue>
 struct WholeProduct {
   using T = Accumulate<S>;

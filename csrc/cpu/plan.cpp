@@ -27,8 +27,9 @@ constexpr int64_t kWorthWaking = 4 * 1024 * 1024;
 // Every share copies all weights' gradients once more. With fewer rows and steps than this for each, a team is better.
 constexpr int64_t kWorthAShare = 256;
 
-// With so many rows of a tile on average a step may read the weights of both products; their panels together should
-// stay in the first-level cache, so many terms of them at most.
+// With so many rows of a tile on average a step may read the weights of both products; with more terms of both than
+// that their panels are too far beyond the first-level cache (measured with AVX2,
+// docs/notes/2026-11-27-zen3-streams.md).
 constexpr int64_t kWholeRows = 16, kWholeTerms = 400;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

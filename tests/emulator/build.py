@@ -126,7 +126,8 @@ def _compile(source: Path, flags: Sequence[str]) -> Path:
     built = BUILD / _object_name(source, command, [Path(path) for path in headers])
     unfinished.replace(built)
     included.unlink()
-    known.write_text(json.dumps(headers))
+    unfinished.with_suffix(".json").write_text(json.dumps(headers))
+    unfinished.with_suffix(".json").replace(known)
     return built
 
 
