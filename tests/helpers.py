@@ -293,6 +293,15 @@ def assert_gru_as_good(
     assert_as_good_as(pooled(ours), pooled(theirs), pooled(truth))
 
 
+def assert_equal_to_reference(case: Case) -> None:
+    """Results and all gradients in float64, for random cotangents, are the reference's."""
+    ours = case.module(gru_fused.GRU)
+    x, hx = case.inputs()
+    cotangents = case.cotangents()
+    truth = run(twin(ours, ReferenceGRU), x, hx, cotangents)
+    assert_equal_to_rounding(run(ours, x, hx, cotangents), truth, eps=1e-12)
+
+
 def assert_right_without_inputs() -> None:
     """The gradients of a GRUCell(0, H) are those of nn.GRUCell."""
     ours, theirs = gru_fused.GRUCell(0, 4, dtype=torch.float64), nn.GRUCell(0, 4, dtype=torch.float64)

@@ -12,6 +12,7 @@ from helpers import (
     Case,
     ReferenceGRU,
     assert_as_good_as,
+    assert_equal_to_reference,
     assert_equal_to_rounding,
     assert_gru_as_good,
     assert_right_without_inputs,
@@ -35,11 +36,7 @@ SMALL = Case(T=5, B=3, I=4, H=7, layers=2, bidirectional=True)
 
 @pytest.mark.parametrize("case", [*AWKWARD, *OPTIONS, *PACKED], ids=str)
 def test_gradients_are_the_references(case: Case) -> None:
-    ours = case.module(gru_fused.GRU)
-    x, hx = case.inputs()
-    cotangents = case.cotangents()
-    truth = run(twin(ours, ReferenceGRU), x, hx, cotangents)
-    assert_equal_to_rounding(run(ours, x, hx, cotangents), truth, eps=1e-12)
+    assert_equal_to_reference(case)
 
 
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=dtype_id)

@@ -10,13 +10,10 @@ import torch
 from helpers import (
     LOW_DTYPES,
     Case,
-    ReferenceGRU,
-    assert_equal_to_rounding,
+    assert_equal_to_reference,
     assert_gru_as_good,
     data_of,
     dtype_id,
-    run,
-    twin,
 )
 from torch.nn.utils.rnn import PackedSequence
 
@@ -52,11 +49,7 @@ def test_the_plan_has_whole_steps(native: ModuleType, case: Case, threads: int) 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_results_and_gradients_are_the_references(case: Case, threads: int) -> None:
-    ours = case.module(gru_fused.GRU)
-    x, hx = case.inputs()
-    cotangents = case.cotangents()
-    truth = run(twin(ours, ReferenceGRU), x, hx, cotangents)
-    assert_equal_to_rounding(run(ours, x, hx, cotangents), truth, eps=1e-12)
+    assert_equal_to_reference(case)
 
 
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=dtype_id)

@@ -121,7 +121,7 @@ void for_all(const Product& product, int64_t rows, Range part) {
   for_near_rows(rows, product.row_bytes(), [&](Range near) { for_blocks(near, part, product); });
 }
 
-// Makes one of the two products below for some rows: a part of its panels.
+// Makes one of the products below for some rows: a part of its panels.
 template <class Product>
 void make(const Product& product, int64_t rows, Range part) {
   if constexpr (requires { product.make_unpacked(rows, part); })

@@ -33,9 +33,9 @@ inline int valid_lanes(int64_t column, int64_t columns) {
 }
 
 // A sum over more terms than this is made in blocks, which keeps the rounding error of long sums small (a whole step's
-// first block of the state goes on from the inputs' sum). So many rows of
-// a panel, 24 KiB at most but with AVX-512, stay in the first-level cache for all rows of a product that takes the
-// panels in such slices. With AVX-512, on cores with twice the second-level cache, slices were not measured.
+// first block of the state goes on from the inputs' sum). So many rows of a panel, 24 KiB at most but with AVX-512,
+// stay in the first-level cache for all rows of a product that takes the panels in such slices. With AVX-512, on cores
+// with twice the second-level cache, slices were not measured.
 constexpr int64_t kSumBlock = 256;
 constexpr bool kHasSlices = GRU_FUSED_VECTOR_BYTES < 64;
 
