@@ -61,6 +61,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     CPU_SOURCES["cpu/isa_avx2.cpp"] = avx2
     CPU_SOURCES["cpu/isa_avx512.cpp"] = avx512
     CPU_SOURCES["cpu/isa_avx512_bf16.cpp"] = [*avx512, "-mavx512bf16"]
+    CPU_SOURCES["cpu/isa_amx_bf16.cpp"] = [*avx512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 OPS_SOURCES = [f"ops/{name}.cpp" for name in ("schema", "layer", "tangent", "variant", "cpu", "explain")]
 PYTHON_SOURCES = ["ops/direct.cpp", "ops/module.cpp"]  # these see Python, and of torch the header of DLPack
 CUDA_OPS_SOURCES = [

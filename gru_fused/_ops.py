@@ -79,7 +79,7 @@ def infer_cell(x: Tensor, hx: Tensor, weights: Sequence[Tensor], bias: bool) -> 
 
 
 def cpu_capability() -> str:
-    """The instruction set of the CPU kernels in use: ``"base"``, ``"avx2"``, ``"avx512"`` or ``"avx512_bf16"``."""
+    """The CPU kernels in use: ``"base"``, ``"avx2"``, ``"avx512"``, ``"avx512_bf16"`` or ``"amx_bf16"``."""
     return torch.ops.gru_fused.cpu_capability.default()
 
 

@@ -149,7 +149,7 @@ def test_the_training_op_gives_what_the_inference_op_gives() -> None:
 
 
 def test_capability_is_one_of_the_known() -> None:
-    assert _ops.cpu_capability() in ("base", "avx2", "avx512", "avx512_bf16")
+    assert _ops.cpu_capability() in ("base", "avx2", "avx512", "avx512_bf16", "amx_bf16")
 
 
 def wrong(index: int, value: object, **layer: object) -> list[object]:

@@ -30,15 +30,16 @@ PROGRAMS = ["kernels_check", "variants_check", "sweeps_check"]
         # 64-byte vectors, in two AVX2 halves: the code of AVX-512 on machines that have none.
         ("avx512", ["-O0", *EARLY]),
         ("avx512_bf16", ["-O0", LATE]),  # pairs of bfloat16, multiplied the long way
+        ("amx_bf16", ["-O0", "-fsanitize=address", LATE]),  # and tiles
     ],
-    ids=["base-address-undefined-early", "base-thread", "avx2-address", "wide-early", "wide-bf16"],
+    ids=["base-address-undefined-early", "base-thread", "avx2-address", "wide-early", "wide-bf16", "tiles"],
 )
 def test_kernels_are_right_and_clean(name: str, flags: list[str], tmp_path: Path) -> None:
     if name != "base" and not has("avx2"):
         pytest.skip("this machine has no AVX2")
     cases = FEW_CASES if "-fsanitize=thread" in flags else CASES
-    built = {name, "avx512"} if name == "avx512_bf16" else {name}  # which adds to avx512
-    others = {"base", "avx2", "avx512", "avx512_bf16"} - built
+    built = {name, "avx512"} if name.endswith("_bf16") else {name}  # which adds to avx512
+    others = {"base", "avx2", "avx512", "avx512_bf16", "amx_bf16"} - built
     stubs = tmp_path / "stubs.cpp"  # the program can run any instruction set; this build has one
     stubs.write_text(
         f'#include "{CSRC}/cpu/kernels.h"\n#include <cstdlib>\n'

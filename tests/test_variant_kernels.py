@@ -259,7 +259,7 @@ def test_reference_whatever_the_options(case: Variant, threads: int, seed: int) 
 @pytest.mark.parametrize("name", ["base", "avx2", "avx512"])
 def test_every_instruction_set(name: str) -> None:
     """The tests above against the reference, on the kernels of smaller machines."""
-    known = ["base", "avx2", "avx512", "avx512_bf16"]
+    known = ["base", "avx2", "avx512", "avx512_bf16", "amx_bf16"]
     if known.index(name) >= known.index(_ops.cpu_capability()):
         pytest.skip("not smaller than what this machine runs already")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "reference"]

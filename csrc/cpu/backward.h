@@ -13,6 +13,7 @@
 
 #include "backward_scratch.h"
 #include "gradients.h"
+#include "tile_gradients.h"
 
 namespace gru_fused {
 namespace {
@@ -42,7 +43,7 @@ struct Backward {
   static bool direct(const cpu::Plan& plan) { return std::is_same_v<S, T> && plan.shares == 1; }
 
   struct Piece {
-    T *gi, *gh, *grad_h, *product, *grads, *x_panels, *h_panels, *grad_x, *bias_sums, *grad_w_ih, *grad_w_hh, *more;
+    T *gi, *gh, *grad_h, *product, *grads, *x_panels, *h_panels, *grad_x, *bias_sums, *grad_w_ih, *grad_w_hh, *turned, *more;
   };
 
   // What one member of a team does: the units and columns of some panels. So it needs nothing of the others but the
@@ -67,7 +68,7 @@ struct Backward {
 
   // The gate gradients of a chunk from one row and one of the four blocks on.
   Blocks<const T> grads_from(const Piece& piece, int64_t row, int64_t block) const {
-    return grads_of(piece).from(row, block * layout.padded);
+    return grads_of(piece).from(row, block * layout.gate);
   }
 
   GateWeights<S> gate_weights_of(int direction) const {
@@ -82,7 +83,8 @@ struct Backward {
     const auto next = [&](int64_t size) { return std::exchange(at, at + size); };
     Piece piece{next(layout.gi),        next(layout.gh),        next(layout.grad_h),    next(layout.product),
                 next(layout.grads),     next(layout.x_panels),  next(layout.h_panels),  next(layout.grad_x),
-                next(layout.bias_sums), next(layout.grad_w_ih), next(layout.grad_w_hh), next(layout.more)};
+                next(layout.bias_sums), next(layout.grad_w_ih), next(layout.grad_w_hh), next(layout.turned),
+                next(layout.more)};
     if (direct(plan)) {
       piece.grad_w_ih = static_cast<T*>(io.grad_w_ih);
       piece.grad_w_hh = static_cast<T*>(io.grad_w_hh);
@@ -99,17 +101,22 @@ struct Backward {
   void pack(int64_t i) const {
     const int direction = int(i / panels());
     const auto& io = params.direction[direction];
-    const int64_t p = i % panels() - gate_panels(), rows = 3 * params.shape.hidden, size = rows * kWidth<T>;
+    const int64_t p = i % panels() - gate_panels(), size = 3 * layout.depth * kWidth<T>;
     if (p < 0) {
       gate_weights_of(direction).pack(p + gate_panels());
     } else if (p < state_panels()) {
-      pack_columns(static_cast<const S*>(io.w_hh.data), io.w_hh.row, rows, params.shape.hidden, p,
-                   w_hh_of(direction) + p * size);
+      pack_panel(io.w_hh, params.shape.hidden, p, w_hh_of(direction) + p * size);
     } else if (io.grad_x.data) {
       const int64_t q = p - state_panels();
-      pack_columns(static_cast<const S*>(io.w_ih.data), io.w_ih.row, rows, params.shape.inputs, q,
-                   w_ih_of(direction) + q * size);
+      pack_panel(io.w_ih, params.shape.inputs, q, w_ih_of(direction) + q * size);
     }
+  }
+  void pack_panel(const Rows<const void>& weight, int64_t columns, int64_t p, T* panel) const {
+    const S* const w = static_cast<const S*>(weight.data);
+    if constexpr (kInTiles<S>)
+      pack_pairs_of_columns(w, weight.row, params.shape.hidden, columns, p, layout.depth, panel);
+    else
+      pack_columns(w, weight.row, 3 * params.shape.hidden, columns, p, panel);
   }
 
   // The panels that one member multiplies by.
@@ -129,6 +136,7 @@ struct Backward {
   // Worker i: one of the team of piece i / team.
   void work(int64_t i) const {
     Member member(team_of(i / plan.team), int(plan.team));
+    const std::conditional_t<kInTiles<S>, Tiles, NoTiles> tiles;
     if (member.joined()) piece(i / plan.team, part_of(member));
   }
 
@@ -174,11 +182,20 @@ struct Backward {
               valid_lanes<T>(unit, hidden));
   }
 
+  // Of all three blocks of gate gradients.
+  void multiply_by_panels(const GateBlocks<T>& blocks, int64_t rows, const T* weights, int64_t columns, Range part,
+                          const Blocks<T>& to, bool add, bool backwards = false) const {
+    if constexpr (kInTiles<S>)
+      multiply_panels_in_tiles(blocks, rows, weights, columns, part, to, add, backwards);
+    else
+      multiply_panels(blocks, rows, weights, columns, part, to, add, backwards);
+  }
+
   // The gradient of x for the rows of a chunk, in grad_x_of.
   void multiply_grad_x(const Piece& piece, const Part& part, int direction, int64_t rows) const {
-    const GateBlocks<T> blocks{grads_from(piece, 0, 1), params.shape.hidden, layout.padded, {0, 1, 2}};
+    const GateBlocks<T> blocks{grads_from(piece, 0, 1), layout.depth, layout.gate, {0, 1, 2}};
     if (plan.packed)
-      multiply_panels(blocks, rows, w_ih_of(direction), params.shape.inputs, part.inputs, grad_x_of(piece), false);
+      multiply_by_panels(blocks, rows, w_ih_of(direction), params.shape.inputs, part.inputs, grad_x_of(piece), false);
     else
       multiply_unpacked<S, T>(blocks, rows, params.direction[direction].w_ih, params.shape.inputs, grad_x_of(piece));
   }

@@ -39,7 +39,7 @@ struct PlainBackwardSteps {
   static constexpr int lanes = Simd<T>::lanes;
 
   static cpu::Plan plan(const Params& params, int64_t threads) {
-    cpu::Plan plan = cpu::plan_of(params.shape, threads, cpu::Sweep::backward);
+    cpu::Plan plan = cpu::plan_of(params.shape, threads, cpu::Sweep::backward, kProductsOf<S>);
     if (params.recompute()) plan.team = 1;  // each member would need the gates of all units
     plan.parallel = plan.parallel && plan.workers(params.shape) > 1;
     return plan;
@@ -77,9 +77,9 @@ struct PlainBackwardSteps {
         if (io.grad_b_ih) biases.end_row();
       }
       part.member.meet_after_step();  // the product needs all units
-      const GateBlocks<T> blocks{run.grads_from(piece, done, 0), shape.hidden, run.layout.padded, {2, 0, 1}};
+      const GateBlocks<T> blocks{run.grads_from(piece, done, 0), run.layout.depth, run.layout.gate, {2, 0, 1}};
       if (run.plan.packed) {
-        multiply_panels(blocks, rows, run.w_hh_of(direction), shape.hidden, part.states, run.grad_h_of(piece), true,
+        run.multiply_by_panels(blocks, rows, run.w_hh_of(direction), shape.hidden, part.states, run.grad_h_of(piece), true,
                         s % 2);
       } else {
         // Added last, as in the epilogue of the other way: a sum that began with z * dh would be rounded at its size.
@@ -101,8 +101,43 @@ struct PlainBackwardSteps {
     if (io.grad_x.data) grad_x(chunk, rows);
     if (!io.grad_w_ih) return;
     const bool add = !std::exchange(fresh, false);
+    if constexpr (kInTiles<S>) return grad_weights_in_tiles(chunk, rows, add);
     run.grad_weight(piece, piece.x_panels, part.inputs, rows, piece.grad_w_ih, shape.inputs, {1, 2, 3}, add);
     run.grad_weight(piece, piece.h_panels, part.states, rows, piece.grad_w_hh, shape.hidden, {1, 2, 0}, add);
+  }
+
+  // The same from pairs of rows; x and the states are turned into them first.
+  void grad_weights_in_tiles(Range chunk, int64_t rows, bool add) const {
+    const int64_t panel_rows = run.layout.panel_rows;
+    const S *low_x = nullptr, *low_h = nullptr;
+    int64_t done = 0;
+    const auto pack = [&](const S* high_x, const S* high_h) {
+      pack_pair(low_x, high_x, shape.inputs, part.inputs, piece.x_panels, panel_rows, done / 2);
+      pack_pair(low_h, high_h, shape.hidden, part.states, piece.h_panels, panel_rows, done / 2);
+    };
+    for (int64_t s = chunk.end - 1; s >= chunk.begin; --s) {
+      const int64_t t = shape.time_of(s, direction), alive = shape.rows_between(t, tile.begin, tile.end);
+      for (int64_t row = tile.begin; row < tile.begin + alive; ++row, ++done) {
+        const S* const x = row_of<S>(shape, io.x, t, row);
+        const S* const h = state_before<S>(shape, io.output, io.hx, direction, s, row);
+        if (done % 2)
+          pack(x, h);
+        else
+          low_x = x, low_h = h;
+      }
+    }
+    if (done % 2) pack(nullptr, nullptr), ++done;
+    for (low_x = low_h = nullptr; done < 2 * factors_in(rows, 2); done += 2) pack(nullptr, nullptr);
+
+    const int64_t blocks_of_x[3] = {1, 2, 3}, blocks_of_h[3] = {1, 2, 0};
+    T* const turned = piece.turned + part.member.part(run.plan.team).begin * 2 * kTileRows * panel_rows;
+    const auto make = [&](const int64_t (&blocks)[3], const T* panels, Range columns, T* to, int64_t count) {
+      for (int64_t gate = 0; gate < 3; ++gate)
+        add_weight_gradients(run.grads_from(piece, 0, blocks[gate]), shape.hidden, rows, panels, panel_rows, columns,
+                             to + gate * shape.hidden * count, count, add, turned);
+    };
+    make(blocks_of_x, piece.x_panels, part.inputs, piece.grad_w_ih, shape.inputs);
+    make(blocks_of_h, piece.h_panels, part.states, piece.grad_w_hh, shape.hidden);
   }
 
   void end() const {}
@@ -138,6 +173,12 @@ struct PlainBackwardSteps {
     const S* const grad_output = io.grad_output.data ? row_of<S>(shape, io.grad_output, t, row) : nullptr;
     const S* const saved = run.params.recompute() ? nullptr : row_of<S>(shape, io.gates, t, row);
     const Blocks<T> grad_h = run.grad_h_of(piece).from(tile_row), to = run.grads_of(piece).from(chunk_row);
+    const auto keep = [&](int64_t block, int64_t unit, Vec<T> grad) __attribute__((always_inline)) {
+      if constexpr (kInTiles<S>)
+        store(reinterpret_cast<S*>(to.at(0, block * run.layout.gate + unit / 2)), grad);
+      else
+        store(to.at(0, block * padded + unit), grad);
+    };
     for (int64_t unit = part.units.begin; unit < part.units.end; unit += lanes) {
       const int count = valid_lanes<T>(unit, hidden);
       Vec<T> d = load(grad_h.at(0, unit));
@@ -149,10 +190,16 @@ struct PlainBackwardSteps {
       const GateGrads<Vec<T>> grads = cell_backward<VectorMath<T>>(d, gates, load(before + unit, count));
       const Vec<T> of_gates[4] = {grads.nr, grads.r, grads.z, grads.n};
       for (int g = 0; g < 4; ++g) {
-        store(to.at(0, g * padded + unit), of_gates[g]);
+        keep(g, unit, of_gates[g]);
         if (io.grad_b_ih) biases.add(g * padded + unit, of_gates[g]);
       }
       store(grad_h.at(0, unit), grads.h);
+    }
+    if constexpr (kInTiles<S>) {
+      if (part.units.begin < part.units.end && part.units.end == hidden)
+        for (int64_t unit = padded; unit < 2 * run.layout.gate; unit += lanes)
+          for (int g = 0; g < 4; ++g) keep(g, unit, Vec<T>{});
+      return;
     }
     if (!io.grad_w_ih) return;
     pack_row(before, hidden, part.states, piece.h_panels, run.plan.chunk_rows(), chunk_row);

@@ -1,15 +1,19 @@
 // The factors of a product in memory: numbers of the accumulating type, or, with AVX512_BF16, pairs of bfloat16.
 //
 // A pair is two consecutive terms in the 32 bits of a float, so arrays of pairs are arrays of float whose numbers are
-// never looked at; a row of n terms is (n + 1) / 2 pairs, the last filled up with zero.
+// never looked at; a row of n terms is (n + 1) / 2 pairs, the last filled up with zero. Tiles (tiles.h) take 16 pairs at
+// once: then a row has so many times 16, the rest zero.
 #pragma once
 
 #include <type_traits>
 
 #include "simd.h"
 
-#ifndef GRU_FUSED_BF16_PAIRS  // isa_avx512_bf16.cpp defines it as 1
+#ifndef GRU_FUSED_BF16_PAIRS  // isa_avx512_bf16.cpp and isa_amx_bf16.cpp define it as 1
 #define GRU_FUSED_BF16_PAIRS 0
+#endif
+#ifndef GRU_FUSED_TILES  // isa_amx_bf16.cpp defines it as 1
+#define GRU_FUSED_TILES 0
 #endif
 
 namespace gru_fused {
@@ -56,7 +60,12 @@ struct Bf16Pairs {
 template <class S>
 using FactorsOf = std::conditional_t<GRU_FUSED_BF16_PAIRS && std::is_same_v<S, bf16>, Bf16Pairs, Numbers>;
 
-constexpr int64_t factors_in(int64_t terms, int64_t terms_in_one) { return (terms + terms_in_one - 1) / terms_in_one; }
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+constexpr int64_t factors_in(int64_t terms, int64_t terms_in_one) {
+  const int64_t factors = (terms + terms_in_one - 1) / terms_in_one;
+  return GRU_FUSED_TILES && terms_in_one == 2 ? round_up(factors, 16) : factors;
+}
 
 }  // namespace
 }  // namespace gru_fused

@@ -111,7 +111,7 @@ struct ForwardScratch {
     gh = plan.packed ? 0 : round_up(plan.tile_rows * 3 * padded, line);
     state = plan.tile_rows * padded;
     factors = terms == 1 ? 0 : plan.tile_rows * round_up(factors_in(padded, terms), lanes);
-    piece = inputs + gi + gh + round_up(2 * (state + factors) + more, line);
+    piece = inputs + gi + gh + round_up(2 * (state + factors) + more + kTileSlack, line);
     teams = shape.directions * weights.total + plan.pieces(shape) * piece;
     total = teams + plan.pieces(shape) * int64_t(sizeof(Team) / sizeof(float));
   }
@@ -131,6 +131,8 @@ struct TilePart {
   Range panels, units;
   T* gh;      // as RecurrentProduct wants it
   T* states;  // two of them, and what `Steps` of Forward wants beside them
+
+  bool has_last_units() const { return units.begin < units.end && units.end == weights.panels * Simd<T>::lanes; }
 };
 
 // The steps of a tile: the plain cell.
@@ -141,7 +143,9 @@ struct PlainSteps {
   static constexpr int lanes = Simd<T>::lanes;
   static constexpr bool packs_late = true;
 
-  static cpu::Plan plan(const Params& params, int64_t threads) { return cpu::plan_of(params.shape, threads); }
+  static cpu::Plan plan(const Params& params, int64_t threads) {
+    return cpu::plan_of(params.shape, threads, cpu::Sweep::forward, kProductsOf<S>);
+  }
   static ForwardScratch scratch(const Params& params, const cpu::Plan& plan) {
     return {params.shape, plan, lanes, FactorsOf<S>::terms};
   }
@@ -166,6 +170,8 @@ struct PlainSteps {
     const S* const hx = static_cast<const S*>(io.hx.data) + (tile.first + row) * io.hx.row;
     for (int64_t unit = tile.units.begin; unit < tile.units.end; unit += lanes)
       state.set(row, unit, load(hx + unit, valid_lanes<T>(unit, tile.shape.hidden)));
+    if (tile.has_last_units())
+      for (const States<S>& each : {state, next}) end_factors<S>(each.factors, row, tile.units.end);
   }
 
   // A row that takes no part in a step.
@@ -183,6 +189,8 @@ struct PlainSteps {
     using Step = CellStep<S, TileStates<S>>;
     if (tile.plan.whole) {
       const WholeProduct<S, Step> product{tile.weights, x, state.factors, Step{tile.weights, nullptr, 0, results}};
+      if constexpr (kInTiles<S>)
+        if (!product.late()) return for_tiles({0, rows}, tile.panels, product, s % 2);
       return make(product, rows, tile.panels);
     }
     recurrent_step(RecurrentProduct<S, Step>{tile.weights, tile.plan.packed ? state.factors : state.numbers, tile.gh,
@@ -222,6 +230,7 @@ struct Forward {
   // Worker i: one of the team of piece i / team.
   void work(int64_t i) const {
     Member member(team_of(i / plan.team), int(plan.team));
+    const std::conditional_t<kInTiles<S>, Tiles, NoTiles> tiles;
     if (member.joined()) piece(i / plan.team, member);
   }
 

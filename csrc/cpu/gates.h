@@ -8,6 +8,7 @@
 #include "kernels.h"
 #include "plan.h"
 #include "simd_math.h"
+#include "tiles.h"
 #include "weights.h"
 
 namespace gru_fused {
@@ -39,6 +40,15 @@ inline void put_row(const Blocks<T>& to, int64_t row, const S* x, int64_t count,
       store(to.at(row, k / Factors::terms), Factors::load_factors(x + k, count - k));
   else
     for (int64_t k = 0; k < count; k += Simd<T>::lanes) store(to.at(row, k), load(x + k, valid_lanes<T>(k, count)));
+}
+
+// The factors of a row that no unit has, which tiles multiply too.
+template <class S, class T>
+inline void end_factors(const Blocks<T>& factors, int64_t row, int64_t units) {
+  constexpr int lanes = Simd<T>::lanes;
+  if constexpr (kInTiles<S>)
+    for (int64_t k = units / 2; k < factors_in(units, 2); k += lanes / 2)
+      store(reinterpret_cast<bf16*>(factors.at(row, k)), Vec<T>{});
 }
 
 // Where the parts of one direction's weights begin in scratch memory, in elements of the accumulating type.
@@ -115,10 +125,17 @@ struct GateWeights {
   }
 };
 
-// Makes one of the two products below from panels that were packed before.
+// Makes one of the products below from panels that were packed before.
+template <class Product>
+void for_some(const Product& product, Range rows, Range part) {
+  if constexpr (Product::in_tiles)
+    for_tiles(rows, part, product);
+  else
+    for_blocks(rows, part, product);
+}
 template <class Product>
 void for_all(const Product& product, int64_t rows, Range part) {
-  for_near_rows(rows, product.row_bytes(), [&](Range near) { for_blocks(near, part, product); });
+  for_near_rows(rows, product.row_bytes(), [&](Range near) { for_some(product, near, part); });
 }
 
 // Makes one of the products below for some rows: a part of its panels.
@@ -129,14 +146,16 @@ void make(const Product& product, int64_t rows, Range part) {
   if (!product.late()) return for_all(product, rows, part);
   for (int64_t panel = part.begin; panel < part.end; ++panel) {
     product.pack(panel);
-    for_blocks({0, rows}, {panel, panel + 1}, product);
+    for_some(product, {0, rows}, {panel, panel + 1});
   }
 }
 
 // A recurrent product of the s-th step of a sequence, from weights that were packed before.
 template <class Product>
 void recurrent_step_from_panels(const Product& product, int64_t s, int64_t rows, Range part) {
-  if (in_turn(rows, product.weights.state_bytes))
+  if constexpr (Product::in_tiles)
+    for_tiles({0, rows}, part, product, s % 2);
+  else if (in_turn(rows, product.weights.state_bytes))
     for_panels_in_turn(part, s % 2, product);
   else
     for_all(product, rows, part);
@@ -155,6 +174,7 @@ void recurrent_step(const Product& product, int64_t s, int64_t rows, Range part)
 template <class S>
 struct Projection {
   using T = Accumulate<S>;
+  static constexpr bool in_tiles = kInTiles<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const GateWeights<S>& weights;
@@ -172,6 +192,19 @@ struct Projection {
     const T* of_panel[P];
     for (int p = 0; p < P; ++p) of_panel[p] = weights.w_ih_panel(panel + p) + (late() ? 0 : slice.begin) * kWidth<T>;
     multiply<T, M, P, FactorsOf<S>>(acc, RowsOf<T>{x.from(row, slice.begin)}, of_panel, slice.end - slice.begin);
+    finish(row, panel, acc);
+  }
+
+  template <int groups>
+  void run_tiles(int64_t row, int rows, int64_t panel) const {
+    clear_tiles<3 * groups>();
+    multiply_first_tiles<groups, 3>(x.at(row, 0), x.capacity * lanes, rows, weights.w_ih_panel(panel),
+                              weights.input_factors());
+    for_tile_sums<groups, 3>(rows, [&](int m, auto& sums) { finish(row + m, panel, sums); });
+  }
+
+  template <int P, int M>
+  inline __attribute__((always_inline)) void finish(int64_t row, int64_t panel, const Vec<T> (&acc)[P][M][3]) const {
     for_sums<P, M, 3>([&](int p, int m, int g) __attribute__((always_inline)) {
       T* const to = at(row + m, panel + p) + g * lanes;
       store(to, acc[p][m][g] + (slice.begin == 0 ? bias(panel + p, g) : load(to)));
@@ -213,6 +246,7 @@ void make_projection(const GateWeights<S>& weights, const Blocks<const Accumulat
 template <class S, class Epilogue, int first_gate = 0, int count = 3>
 struct RecurrentProduct {
   using T = Accumulate<S>;
+  static constexpr bool in_tiles = kInTiles<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const GateWeights<S>& weights;
@@ -234,6 +268,15 @@ struct RecurrentProduct {
     }
     multiply<T, M, P, FactorsOf<S>>(acc, RowsOf<T>{h.from(row)}, of_panel, weights.state_factors());
     finish(row, panel, acc);
+  }
+
+  template <int groups>
+  void run_tiles(int64_t row, int rows, int64_t panel) const {
+    for (int m = 0; m < rows; ++m) epilogue.prefetch(row + m, panel);
+    clear_tiles<count * groups>();
+    multiply_first_tiles<groups, count>(h.at(row, 0), h.capacity * lanes, rows,
+                                  weights.w_hh_panel(panel) + first_gate * lanes, weights.state_factors());
+    for_tile_sums<groups, count>(rows, [&](int m, auto& sums) { finish(row + m, panel, sums); });
   }
 
   template <bool early>
@@ -272,6 +315,7 @@ template <class S, class Epilogue>
 struct WholeProduct {
   using T = Accumulate<S>;
   using Factors = FactorsOf<S>;
+  static constexpr bool in_tiles = kInTiles<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const GateWeights<S>& weights;
@@ -299,6 +343,31 @@ struct WholeProduct {
       acc[p][m][2] = Vec<T>{};
     });
     multiply<T, M, P, Factors, false>(acc, RowsOf<T>{h.from(row)}, of_state, weights.state_factors());
+    finish(row, panel, acc, of_x);
+  }
+
+  template <int groups>
+  void run_tiles(int64_t row, int rows, int64_t panel) const {
+    for (int m = 0; m < rows; ++m) epilogue.results.prefetch(row + m, panel * lanes);
+    alignas(64) T of_x[groups * kTileRows][lanes];  // in n
+    clear_tiles<3 * groups>();
+    multiply_first_tiles<groups, 3>(x.at(row, 0), x.capacity * lanes, rows, weights.w_ih_panel(panel),
+                                    weights.input_factors());
+    store_tile<2>(of_x[0], lanes), clear_tile<2>();
+    if constexpr (groups == 2) store_tile<5>(of_x[kTileRows], lanes), clear_tile<5>();
+    multiply_first_tiles<groups, 3>(h.at(row, 0), h.capacity * lanes, rows, weights.w_hh_panel(panel),
+                                    weights.state_factors());
+    for_tile_sums<groups, 3>(rows, [&]<int M>(int m, Vec<T>(&sums)[1][M][3]) {
+      Vec<T> n_of_x[1][M];
+      for (int i = 0; i < M; ++i) n_of_x[0][i] = load(of_x[m + i]);
+      finish(row + m, panel, sums, n_of_x);
+    });
+  }
+
+ private:
+  template <int P, int M>
+  inline __attribute__((always_inline)) void finish(int64_t row, int64_t panel, Vec<T> (&acc)[P][M][3],
+                                                    const Vec<T> (&of_x)[P][M]) const {
     const auto in = [&](int p, int m, int g) __attribute__((always_inline)) {
       const Vec<T> bias = load(weights.biases + ((panel + p) * 4 + g) * lanes);
       return g == 2 ? of_x[p][m] + bias : bias;

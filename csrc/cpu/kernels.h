@@ -39,9 +39,10 @@ const Kernels& kernels_base();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
 const Kernels& kernels_avx512_bf16();
+const Kernels& kernels_amx_bf16();
 
 // The best kernels that this machine runs, or those that the environment variable GRU_FUSED_CPU names
-// (base, avx2, avx512, avx512_bf16). Returns null if that name is not known or the machine can't run it.
+// (base, avx2, avx512, avx512_bf16, amx_bf16). Returns null if that name is not known or the machine can't run it.
 const Kernels* select_kernels();
 
 }  // namespace gru_fused::cpu

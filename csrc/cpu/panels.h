@@ -16,8 +16,6 @@
 namespace gru_fused {
 namespace {
 
-constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 // Rows of a full microkernel: 3 accumulators a row, 3 weights and 1 broadcast fill the registers
 // (16 of them, or 32 with AVX-512).
 constexpr int kRows = GRU_FUSED_VECTOR_BYTES == 64 ? 8 : 4;

@@ -31,6 +31,10 @@ constexpr int64_t kWorthAShare = 256;
 // that their panels are too far beyond the first-level cache (measured with AVX2,
 // docs/notes/2026-11-27-zen3-streams.md).
 constexpr int64_t kWholeRows = 16, kWholeTerms = 400;
+// Tiles multiply so fast that memory beyond the second-level cache (2 MB on every core that has them) is what counts:
+// the sums of a projection, or W_ih once more with every step, unless it stays there with W_hh
+// (docs/notes/2026-11-29-amx.md).
+constexpr int64_t kWholeInputsOfARow = 8, kWholeBytes = 2 * 1024 * 1024;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -41,15 +45,18 @@ int64_t rows_of(const Shape& shape) {
 }
 
 // A team would meet three times a step.
-bool makes_whole_steps(const Shape& shape, const Plan& plan, int64_t threads) {
-  const int64_t tiles = ceil_div(shape.batch, plan.tile_rows);
-  return plan.packed && shape.inputs > 0 && shape.inputs + shape.hidden <= kWholeTerms &&
-         rows_of(shape) >= kWholeRows * tiles * shape.steps && (shape.steps == 1 || plan.pieces(shape) >= threads);
+bool makes_whole_steps(const Shape& shape, const Plan& plan, int64_t threads, Products products) {
+  const int64_t tiles = ceil_div(shape.batch, plan.tile_rows), terms = shape.inputs + shape.hidden;
+  const bool near = products == Products::tiles ? shape.inputs <= kWholeInputsOfARow * plan.tile_rows ||
+                                                      3 * shape.hidden * terms * size_of(shape.dtype) <= kWholeBytes
+                                                : terms <= kWholeTerms;
+  return plan.packed && shape.inputs > 0 && near && rows_of(shape) >= kWholeRows * tiles * shape.steps &&
+         (shape.steps == 1 || plan.pieces(shape) >= threads);
 }
 
 }  // namespace
 
-Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep) {
+Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep, Products products) {
   Plan plan;
   if (shape.batch == 0) return plan;
   const int64_t work = 3 * shape.hidden * (shape.hidden + shape.inputs) * shape.batch * shape.steps;
@@ -69,7 +76,7 @@ Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep) {
   }
   plan.tile_rows = ceil_div(plan.share_rows, ceil_div(plan.share_rows, most_rows));
   const int64_t rows = std::min(kChunkBytes / (4 * shape.hidden * accumulator), kMaxChunkRows);
-  plan.whole = sweep == Sweep::forward && makes_whole_steps(shape, plan, threads);
+  plan.whole = sweep == Sweep::forward && makes_whole_steps(shape, plan, threads, products);
   plan.chunk_steps = plan.whole ? 1 : std::clamp<int64_t>(rows / plan.tile_rows, 1, shape.steps);
   if (plan.pieces(shape) < threads && (plan.packed || sweep != Sweep::backward)) {
     const int64_t terms = shape.hidden + (plan.packed ? 0 : shape.inputs);

@@ -30,6 +30,8 @@ struct Plan {
 
 enum class Sweep { forward, variant_forward, backward };
 
-Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep = Sweep::forward);
+enum class Products { vectors, tiles };  // what they are made in: panels.h, tiles.h
+
+Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep = Sweep::forward, Products products = Products::vectors);
 
 }  // namespace gru_fused::cpu

@@ -21,7 +21,7 @@ const cpu::Kernels& kernels() {
   const cpu::Kernels* chosen = cpu::select_kernels();
   check(chosen,
         "the environment variable GRU_FUSED_CPU names kernels that this machine can't run or that do not "
-        "exist; expected base, avx2, avx512 or avx512_bf16");
+        "exist; expected base, avx2, avx512, avx512_bf16 or amx_bf16");
   return *chosen;
 }
 

@@ -46,6 +46,7 @@ const cpu::Kernels& kernels_of(const std::string& name) {
   return name == "base"     ? cpu::kernels_base()
          : name == "avx2"   ? cpu::kernels_avx2()
          : name == "avx512" ? cpu::kernels_avx512()
+         : name == "amx_bf16" ? cpu::kernels_amx_bf16()
                             : cpu::kernels_avx512_bf16();
 }
 

@@ -1,6 +1,6 @@
 // Runs the CPU kernels over random shapes against plain double loops, for sanitizers to watch.
 //
-//   kernels_check NAME CASES    NAME: base, avx2, avx512 or avx512_bf16
+//   kernels_check NAME CASES    NAME: base, avx2, avx512, avx512_bf16 or amx_bf16
 //
 // Every array is a heap block of its exact size, so that AddressSanitizer sees a step past any end; pieces run on
 // threads of their own, so that ThreadSanitizer sees two of them touch one number. Exits with 1 on a wrong result.
