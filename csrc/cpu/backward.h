@@ -127,8 +127,8 @@ struct Backward {
     };
     pack_range(first, part.member.part(gate_panels()));
     if (!plan.packed) return;
-    pack_range(first_of_states, part.states);
-    pack_range(first_of_states + state_panels(), part.inputs);
+    if (!state_late()) pack_range(first_of_states, part.states);
+    if (!plan.once) pack_range(first_of_states + state_panels(), part.inputs);
   }
 
   Team* team_of(int64_t i) const { return reinterpret_cast<Team*>(scratch + layout.teams) + i; }
@@ -182,20 +182,34 @@ struct Backward {
               valid_lanes<T>(unit, hidden));
   }
 
-  // Of all three blocks of gate gradients.
-  void multiply_by_panels(const GateBlocks<T>& blocks, int64_t rows, const T* weights, int64_t columns, Range part,
-                          const Blocks<T>& to, bool add, bool backwards = false) const {
-    if constexpr (kInTiles<S>)
-      multiply_panels_in_tiles(blocks, rows, weights, columns, part, to, add, backwards);
-    else
-      multiply_panels(blocks, rows, weights, columns, part, to, add, backwards);
+  // A weight's panels that are used once are packed just before, always in the same place, so that the cache keeps it.
+  bool state_late() const { return Steps::packs_late && plan.once && params.shape.steps == 1; }
+
+  // The product of all three blocks of gate gradients with a part of a weight's panels, which lie packed or where the
+  // panels' place is.
+  void multiply_by_panels(const GateBlocks<T>& blocks, int64_t rows, const Rows<const void>& weight, T* panels,
+                          bool late, int64_t columns, Range part, const Blocks<T>& to, bool add,
+                          bool backwards = false) const {
+    const auto multiply = [&](const T* from, int64_t count, Range some, const Blocks<T>& into) {
+      if constexpr (kInTiles<S>)
+        multiply_panels_in_tiles(blocks, rows, from, count, some, into, add, backwards);
+      else
+        multiply_panels(blocks, rows, from, count, some, into, add, backwards);
+    };
+    if (!late) return multiply(panels, columns, part, to);
+    T* const place = panels + part.begin * 3 * layout.depth * kWidth<T>;
+    for (int64_t p = part.begin; p < part.end; ++p) {
+      pack_panel(weight, columns, p, place);
+      multiply(place, columns - p * kWidth<T>, {0, 1}, to.from(0, p * kWidth<T>));
+    }
   }
 
   // The gradient of x for the rows of a chunk, in grad_x_of.
   void multiply_grad_x(const Piece& piece, const Part& part, int direction, int64_t rows) const {
     const GateBlocks<T> blocks{grads_from(piece, 0, 1), layout.depth, layout.gate, {0, 1, 2}};
     if (plan.packed)
-      multiply_by_panels(blocks, rows, w_ih_of(direction), params.shape.inputs, part.inputs, grad_x_of(piece), false);
+      multiply_by_panels(blocks, rows, params.direction[direction].w_ih, w_ih_of(direction), plan.once,
+                         params.shape.inputs, part.inputs, grad_x_of(piece), false);
     else
       multiply_unpacked<S, T>(blocks, rows, params.direction[direction].w_ih, params.shape.inputs, grad_x_of(piece));
   }

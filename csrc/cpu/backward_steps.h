@@ -37,6 +37,7 @@ struct PlainBackwardSteps {
   using Params = BackwardParams;
   using Run = Backward<S, PlainBackwardSteps>;
   static constexpr int lanes = Simd<T>::lanes;
+  static constexpr bool packs_late = true;  // W_hh's panels, if a call uses them once
 
   static cpu::Plan plan(const Params& params, int64_t threads) {
     cpu::Plan plan = cpu::plan_of(params.shape, threads, cpu::Sweep::backward, kProductsOf<S>);
@@ -79,8 +80,8 @@ struct PlainBackwardSteps {
       part.member.meet_after_step();  // the product needs all units
       const GateBlocks<T> blocks{run.grads_from(piece, done, 0), run.layout.depth, run.layout.gate, {2, 0, 1}};
       if (run.plan.packed) {
-        run.multiply_by_panels(blocks, rows, run.w_hh_of(direction), shape.hidden, part.states, run.grad_h_of(piece), true,
-                        s % 2);
+        run.multiply_by_panels(blocks, rows, io.w_hh, run.w_hh_of(direction), run.state_late(), shape.hidden,
+                               part.states, run.grad_h_of(piece), true, s % 2);
       } else {
         // Added last, as in the epilogue of the other way: a sum that began with z * dh would be rounded at its size.
         const Blocks<T> product{piece.product, run.plan.tile_rows};

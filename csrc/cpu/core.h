@@ -22,8 +22,9 @@ constexpr int64_t kFarWeights = GRU_FUSED_FAR_WEIGHTS;
 // Cores on which ways to read weights were measured; every other is left to its own prefetchers. Asking for weights
 // early brings some 10 % on Zen 5 and on Zen 3, 30 % past the latter's third-level cache, and costs up to 30 % on Zen
 // 4, whose own prefetchers ask for as much as that cache gives. (docs/notes/2026-11-25-single-rows.md,
-// docs/notes/2026-11-27-zen3-streams.md)
-enum class Core { other, zen3, zen5 };
+// docs/notes/2026-11-27-zen3-streams.md) Golden Cove and its like, Intel's server cores that have tiles, are one more
+// by what products they cut into slices.
+enum class Core { other, zen3, zen5, golden_cove };
 #ifdef GRU_FUSED_CORE
 inline Core core() { return Core::GRU_FUSED_CORE; }
 #elif defined(__x86_64__)
@@ -32,10 +33,12 @@ inline Core core() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     __get_cpuid(0, &a, &b, &c, &d);
     const bool amd = b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
+    const bool intel = b == signature_INTEL_ebx && c == signature_INTEL_ecx && d == signature_INTEL_edx;
     __get_cpuid(1, &a, &b, &c, &d);
     const unsigned base = a >> 8 & 0xf, family = base == 0xf ? base + (a >> 20 & 0xff) : base;
     __get_cpuid_count(7, 0, &a, &b, &c, &d);
-    const bool avx512 = b & bit_AVX512F;
+    const bool avx512 = b & bit_AVX512F, tiles = d & (1u << 24);
+    if (intel && tiles) return Core::golden_cove;
     if (amd && family == 0x1a) return Core::zen5;
     if (amd && family == 0x19 && !avx512) return Core::zen3;  // with it, Zen 4
     return Core::other;

@@ -189,9 +189,7 @@ struct PlainSteps {
     using Step = CellStep<S, TileStates<S>>;
     if (tile.plan.whole) {
       const WholeProduct<S, Step> product{tile.weights, x, state.factors, Step{tile.weights, nullptr, 0, results}};
-      if constexpr (kInTiles<S>)
-        if (!product.late()) return for_tiles({0, rows}, tile.panels, product, s % 2);
-      return make(product, rows, tile.panels);
+      return make(product, rows, tile.panels, s % 2);
     }
     recurrent_step(RecurrentProduct<S, Step>{tile.weights, tile.plan.packed ? state.factors : state.numbers, tile.gh,
                                              Step{tile.weights, gi, tile.plan.chunk_rows(), results}},

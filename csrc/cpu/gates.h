@@ -127,23 +127,23 @@ struct GateWeights {
 
 // Makes one of the products below from panels that were packed before.
 template <class Product>
-void for_some(const Product& product, Range rows, Range part) {
+void for_some(const Product& product, Range rows, Range part, bool backwards = false) {
   if constexpr (Product::in_tiles)
-    for_tiles(rows, part, product);
+    for_tiles(rows, part, product, backwards);
   else
-    for_blocks(rows, part, product);
+    for_blocks(rows, part, product, backwards);
 }
 template <class Product>
-void for_all(const Product& product, int64_t rows, Range part) {
-  for_near_rows(rows, product.row_bytes(), [&](Range near) { for_some(product, near, part); });
+void for_all(const Product& product, int64_t rows, Range part, bool backwards = false) {
+  for_near_rows(rows, product.row_bytes(), [&](Range near) { for_some(product, near, part, backwards); });
 }
 
 // Makes one of the products below for some rows: a part of its panels.
 template <class Product>
-void make(const Product& product, int64_t rows, Range part) {
+void make(const Product& product, int64_t rows, Range part, bool backwards = false) {
   if constexpr (requires { product.make_unpacked(rows, part); })
     if (!product.weights.packed) return product.make_unpacked(rows, part);
-  if (!product.late()) return for_all(product, rows, part);
+  if (!product.late()) return for_all(product, rows, part, backwards);
   for (int64_t panel = part.begin; panel < part.end; ++panel) {
     product.pack(panel);
     for_some(product, {0, rows}, {panel, panel + 1});
@@ -153,12 +153,10 @@ void make(const Product& product, int64_t rows, Range part) {
 // A recurrent product of the s-th step of a sequence, from weights that were packed before.
 template <class Product>
 void recurrent_step_from_panels(const Product& product, int64_t s, int64_t rows, Range part) {
-  if constexpr (Product::in_tiles)
-    for_tiles({0, rows}, part, product, s % 2);
-  else if (in_turn(rows, product.weights.state_bytes))
+  if (!Product::in_tiles && in_turn(rows, product.weights.state_bytes))
     for_panels_in_turn(part, s % 2, product);
   else
-    for_all(product, rows, part);
+    for_all(product, rows, part, s % 2);
 }
 
 // The same from any weights.
@@ -229,7 +227,7 @@ struct Projection {
 template <class S>
 void make_projection(const GateWeights<S>& weights, const Blocks<const Accumulate<S>>& x, Accumulate<S>* gi,
                      int64_t rows, Range part) {
-  const int64_t factors = weights.input_factors(), most = kHasSlices && weights.packed ? kSumBlock : factors;
+  const int64_t factors = weights.input_factors(), most = has_slices() && weights.packed ? kSumBlock : factors;
   int64_t begin = 0;
   do {
     const int64_t end = begin + most < factors ? begin + most : factors;

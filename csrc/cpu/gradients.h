@@ -116,10 +116,10 @@ void multiply_panels(const GateBlocks<T, count>& blocks, int64_t rows, const T* 
   const auto some = [&](Range panels, const auto& product) {
     if (turns)
       for_panels_in_turn(panels, backwards, product);
-    else if (kHasSlices && rows > kRows)
+    else if (rows > kRows && has_slices() && (kWidth<T> * int64_t(sizeof(T)) < 192 || blocks.hidden > kSumBlock))
       multiply_slices(product, rows, panels);
     else
-      for_blocks({0, rows}, panels, product);
+      for_blocks({0, rows}, panels, product, backwards);
   };
   const auto last = [&] {
     if (part.end > full)

@@ -32,10 +32,10 @@ inline int valid_lanes(int64_t column, int64_t columns) {
 
 // A sum over more terms than this is made in blocks, which keeps the rounding error of long sums small (a whole step's
 // first block of the state goes on from the inputs' sum). So many rows of a panel, 24 KiB at most but with AVX-512,
-// stay in the first-level cache for all rows of a product that takes the panels in such slices. With AVX-512, on cores
-// with twice the second-level cache, slices were not measured.
+// stay in the first-level cache for all rows of a product that takes the panels in such slices. With AVX-512, where
+// they are 48 KiB, that was measured on Golden Cove only (docs/notes/2026-11-29-golden-cove.md).
 constexpr int64_t kSumBlock = 256;
-constexpr bool kHasSlices = GRU_FUSED_VECTOR_BYTES < 64;
+inline bool has_slices() { return GRU_FUSED_VECTOR_BYTES < 64 || core() == Core::golden_cove; }
 
 // Rows in blocks of one vector: element (row, k) lies at data[k / lanes][row][k % lanes], so that the rows of a
 // microkernel lie side by side. `capacity` is how many rows an array has room for.
@@ -163,9 +163,10 @@ struct Range {
 
 // Calls tile.template run<M, P>(row, panel) over `rows` x the panels of a range in blocks of M rows and P panels, rows
 // inside, so that a panel stays in the first-level cache for all rows. Rows are spread evenly: 5 rows are 3 + 2, not
-// 4 + 1.
+// 4 + 1. Every other step of a sequence may take the panels `backwards`: what the cache still holds, the last that were
+// read, are then the first to be read.
 template <class Tile>
-inline void for_blocks(Range of_rows, Range panels, const Tile& tile) {
+inline void for_blocks(Range of_rows, Range panels, const Tile& tile, bool backwards = false) {
   const int64_t rows = of_rows.end - of_rows.begin, groups = (rows + kRows - 1) / kRows;
   const auto row_groups = [&](auto several, int64_t panel) {
     int64_t row = of_rows.begin;
@@ -191,12 +192,16 @@ inline void for_blocks(Range of_rows, Range panels, const Tile& tile) {
       row = end;
     }
   };
-  int64_t panel = panels.begin;
   // With few rows one panel has too few accumulators to hide the latency of a multiply-add: take several.
-  const int64_t together = groups == 1 ? kRows / rows : 1;
-  if (together > 1)
-    for (; panel + together <= panels.end; panel += together) row_groups(std::true_type{}, panel);
-  for (; panel < panels.end; ++panel) row_groups(std::false_type{}, panel);
+  const int64_t together = groups == 1 ? kRows / rows : 1, all = panels.end - panels.begin;
+  const int64_t several = together > 1 ? all / together : 0, parts = all - several * (together - 1);
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t part = backwards ? parts - 1 - i : i;
+    if (part < several)
+      row_groups(std::true_type{}, panels.begin + part * together);
+    else
+      row_groups(std::false_type{}, panels.begin + several * (together - 1) + part);
+  }
 }
 
 // Calls action with parts of the rows, `row_bytes` each, that stay in the second-level cache while panels pass by. Each
@@ -212,8 +217,7 @@ inline void for_near_rows(int64_t rows, int64_t row_bytes, const Action& action)
 // Whether the panels of a matrix of so many bytes had better be read one after the other.
 inline bool in_turn(int64_t rows, int64_t bytes) { return rows == 1 && (bytes > kFarWeights || !asks_early()); }
 
-// For one row: calls tile.run_row<early>(panel, next panel) for each. Of the steps of a sequence every other goes
-// backwards: what the cache still holds, the last that was read, is then the first to be read.
+// For one row: calls tile.run_row<early>(panel, next panel) for each, as for_blocks does.
 template <class Tile>
 inline void for_panels_in_turn(Range panels, bool backwards, const Tile& tile) {
   const int64_t step = backwards ? -1 : 1, first = backwards ? panels.end - 1 : panels.begin;
