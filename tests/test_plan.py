@@ -33,6 +33,10 @@ import pytest
         (dict(steps=50, batch=64, inputs=64, hidden=256), dict(whole=True, chunk_steps=1)),  # both panels stay near
         (dict(steps=50, batch=64, inputs=256, hidden=256), dict(whole=False, chunk_steps=4)),
         (dict(steps=50, batch=15, inputs=64, hidden=256), dict(whole=False, chunk_steps=17)),  # too few rows
+        (dict(steps=50, batch=64, inputs=512, hidden=512, tiles=True), dict(whole=True)),  # W_ih costs less than sums
+        (dict(steps=50, batch=64, inputs=520, hidden=512, tiles=True), dict(whole=False, chunk_steps=4)),
+        (dict(steps=50, batch=16, inputs=256, hidden=256, tiles=True), dict(whole=True)),  # both weights stay near
+        (dict(steps=50, batch=16, inputs=512, hidden=512, tiles=True), dict(whole=False, chunk_steps=16)),
         (dict(steps=1, batch=15, inputs=64, hidden=256), dict(whole=False, packed=False)),
         (dict(steps=1, batch=17, inputs=64, hidden=256), dict(whole=True, packed=True, once=True)),
         (dict(steps=50, batch=64, inputs=64, hidden=256, backward=True), dict(whole=False, chunk_steps=4)),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the prog
 CASES, FEW_CASES = 400, 100  # few: under the thread sanitizer, which is slow
 # The ways of cores (core.h): on one that asks for weights early small weights and few rows are as if they were many.
 EARLY = ["-DGRU_FUSED_CORE=zen5", "-DGRU_FUSED_FAR_WEIGHTS=2048", "-DGRU_FUSED_NEAR_BYTES=2048"]
-LATE, ZEN3 = "-DGRU_FUSED_CORE=other", "-DGRU_FUSED_CORE=zen3"
+LATE, ZEN3, GOLDEN_COVE = (f"-DGRU_FUSED_CORE={core}" for core in ("other", "zen3", "golden_cove"))
 PROGRAMS = ["kernels_check", "variants_check", "sweeps_check"]
 
 
@@ -30,7 +30,7 @@ PROGRAMS = ["kernels_check", "variants_check", "sweeps_check"]
         # 64-byte vectors, in two AVX2 halves: the code of AVX-512 on machines that have none.
         ("avx512", ["-O0", *EARLY]),
         ("avx512_bf16", ["-O0", LATE]),  # pairs of bfloat16, multiplied the long way
-        ("amx_bf16", ["-O0", "-fsanitize=address", LATE]),  # and tiles
+        ("amx_bf16", ["-O0", "-fsanitize=address", GOLDEN_COVE]),  # and tiles
     ],
     ids=["base-address-undefined-early", "base-thread", "avx2-address", "wide-early", "wide-bf16", "tiles"],
 )

@@ -39,11 +39,15 @@ struct Backward {
   const BackwardScratch layout;
   T* const scratch;
 
-  // One share in the accumulating type writes the weights' gradients where they belong; several are added up.
-  static bool direct(const cpu::Plan& plan) { return std::is_same_v<S, T> && plan.shares == 1; }
+  // One share writes the weights' gradients where they belong, if these are of the accumulating type or made at once;
+  // several are added up.
+  static bool direct(const cpu::Plan& plan) {
+    return plan.shares == 1 && (std::is_same_v<S, T> || (kInTiles<S> && plan.once));
+  }
 
   struct Piece {
-    T *gi, *gh, *grad_h, *product, *grads, *x_panels, *h_panels, *grad_x, *bias_sums, *grad_w_ih, *grad_w_hh, *turned, *more;
+    T *gi, *gh, *grad_h, *product, *grads, *x_panels, *h_panels, *grad_x, *bias_sums, *grad_w_ih, *grad_w_hh, *turned,
+        *more;
   };
 
   // What one member of a team does: the units and columns of some panels. So it needs nothing of the others but the
@@ -85,7 +89,7 @@ struct Backward {
                 next(layout.grads),     next(layout.x_panels),  next(layout.h_panels),  next(layout.grad_x),
                 next(layout.bias_sums), next(layout.grad_w_ih), next(layout.grad_w_hh), next(layout.turned),
                 next(layout.more)};
-    if (direct(plan)) {
+    if (std::is_same_v<S, T> && direct(plan)) {
       piece.grad_w_ih = static_cast<T*>(io.grad_w_ih);
       piece.grad_w_hh = static_cast<T*>(io.grad_w_hh);
     }

@@ -8,8 +8,8 @@ namespace gru_fused {
 namespace {
 
 struct BackwardScratch {
-  GateWeightsScratch gates;                                               // to recompute
-  int64_t padded, state_row, input_row;                                   // H to full vectors; H and I to full panels
+  GateWeightsScratch gates;              // to recompute
+  int64_t padded, state_row, input_row;  // H to full vectors; H and I to full panels
   int64_t gate, depth;  // factors from one block of gate gradients to the next, and those of them that count
   int64_t panel_rows;   // rows of x and states in panels: of a chunk, or pairs of them
   int64_t w_ih, w_hh, gate_weights, direction;                            // packed weights
@@ -50,10 +50,9 @@ struct BackwardScratch {
     bias_sums = 3 * sums * padded;
     grad_w_ih = direct ? 0 : round_up(3 * hidden * inputs, line);
     grad_w_hh = direct ? 0 : round_up(3 * hidden * hidden, line);
-    piece = round_up(
-        gi + gh + grad_h + product + grads + x_panels + h_panels + grad_x + bias_sums + grad_w_ih + grad_w_hh + turned +
-            more,
-        line);
+    piece = round_up(gi + gh + grad_h + product + grads + x_panels + h_panels + grad_x + bias_sums + grad_w_ih +
+                         grad_w_hh + turned + more,
+                     line);
     teams = shape.directions * direction + plan.pieces(shape) * piece;
     total = teams + plan.pieces(shape) * int64_t(sizeof(Team) / sizeof(float));
   }

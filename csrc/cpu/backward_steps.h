@@ -132,13 +132,19 @@ struct PlainBackwardSteps {
 
     const int64_t blocks_of_x[3] = {1, 2, 3}, blocks_of_h[3] = {1, 2, 0};
     T* const turned = piece.turned + part.member.part(run.plan.team).begin * 2 * kTileRows * panel_rows;
-    const auto make = [&](const int64_t (&blocks)[3], const T* panels, Range columns, T* to, int64_t count) {
+    const auto make = [&](const int64_t (&blocks)[3], const T* panels, Range columns, auto* to, int64_t count) {
       for (int64_t gate = 0; gate < 3; ++gate)
         add_weight_gradients(run.grads_from(piece, 0, blocks[gate]), shape.hidden, rows, panels, panel_rows, columns,
                              to + gate * shape.hidden * count, count, add, turned);
     };
-    make(blocks_of_x, piece.x_panels, part.inputs, piece.grad_w_ih, shape.inputs);
-    make(blocks_of_h, piece.h_panels, part.states, piece.grad_w_hh, shape.hidden);
+    const auto make_both = [&](auto* grad_w_ih, auto* grad_w_hh) {
+      make(blocks_of_x, piece.x_panels, part.inputs, grad_w_ih, shape.inputs);
+      make(blocks_of_h, piece.h_panels, part.states, grad_w_hh, shape.hidden);
+    };
+    if (Run::direct(run.plan))
+      make_both(static_cast<S*>(io.grad_w_ih), static_cast<S*>(io.grad_w_hh));
+    else
+      make_both(piece.grad_w_ih, piece.grad_w_hh);
   }
 
   void end() const {}

@@ -1,8 +1,8 @@
 // The factors of a product in memory: numbers of the accumulating type, or, with AVX512_BF16, pairs of bfloat16.
 //
 // A pair is two consecutive terms in the 32 bits of a float, so arrays of pairs are arrays of float whose numbers are
-// never looked at; a row of n terms is (n + 1) / 2 pairs, the last filled up with zero. Tiles (tiles.h) take 16 pairs at
-// once: then a row has so many times 16, the rest zero.
+// never looked at; a row of n terms is (n + 1) / 2 pairs, the last filled up with zero. Tiles (tiles.h) take 16 pairs
+// at once: then a row has so many times 16, the rest zero.
 #pragma once
 
 #include <type_traits>

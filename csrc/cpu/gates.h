@@ -197,7 +197,7 @@ struct Projection {
   void run_tiles(int64_t row, int rows, int64_t panel) const {
     clear_tiles<3 * groups>();
     multiply_first_tiles<groups, 3>(x.at(row, 0), x.capacity * lanes, rows, weights.w_ih_panel(panel),
-                              weights.input_factors());
+                                    weights.input_factors());
     for_tile_sums<groups, 3>(rows, [&](int m, auto& sums) { finish(row + m, panel, sums); });
   }
 
@@ -223,11 +223,12 @@ struct Projection {
   inline T* at(int64_t row, int64_t panel) const { return gi + (panel * x.capacity + row) * kWidth<T>; }
 };
 
-// The input projection of some rows, from panels in slices.
+// The input projection of some rows, from panels in slices; tiles take them whole.
 template <class S>
 void make_projection(const GateWeights<S>& weights, const Blocks<const Accumulate<S>>& x, Accumulate<S>* gi,
                      int64_t rows, Range part) {
-  const int64_t factors = weights.input_factors(), most = has_slices() && weights.packed ? kSumBlock : factors;
+  const bool in_slices = !kInTiles<S> && has_slices() && weights.packed;
+  const int64_t factors = weights.input_factors(), most = in_slices ? kSumBlock : factors;
   int64_t begin = 0;
   do {
     const int64_t end = begin + most < factors ? begin + most : factors;
@@ -273,7 +274,7 @@ struct RecurrentProduct {
     for (int m = 0; m < rows; ++m) epilogue.prefetch(row + m, panel);
     clear_tiles<count * groups>();
     multiply_first_tiles<groups, count>(h.at(row, 0), h.capacity * lanes, rows,
-                                  weights.w_hh_panel(panel) + first_gate * lanes, weights.state_factors());
+                                        weights.w_hh_panel(panel) + first_gate * lanes, weights.state_factors());
     for_tile_sums<groups, count>(rows, [&](int m, auto& sums) { finish(row + m, panel, sums); });
   }
 

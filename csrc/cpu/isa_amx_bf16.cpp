@@ -1,5 +1,5 @@
-// The AVX-512 kernels with the forward of bfloat16, and the backward of its plain cell from saved gates, in the tiles of
-// AMX.
+// The AVX-512 kernels with the forward of bfloat16, and the backward of its plain cell from saved gates, in the tiles
+// of AMX.
 #define GRU_FUSED_VECTOR_BYTES 64
 #define GRU_FUSED_BF16_PAIRS 1
 #define GRU_FUSED_TILES 1

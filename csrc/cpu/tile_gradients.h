@@ -44,9 +44,7 @@ inline void pack_pairs_of_columns(const bf16* w, int64_t w_row, int64_t hidden, 
 // 16 units from `unit` on of some rows of gate gradients, turned: tiles of [16 units][16 pairs of rows], `next` numbers
 // from one to the next, with zeros past the last row.
 inline void turn_pairs(const Blocks<const float>& grads, int64_t unit, int64_t rows, float* to, int64_t next) {
-  const auto row = [&](int64_t k) {
-    return k < rows ? reinterpret_cast<const bf16*>(grads.at(k, unit / 2)) : nullptr;
-  };
+  const auto row = [&](int64_t k) { return k < rows ? reinterpret_cast<const bf16*>(grads.at(k, unit / 2)) : nullptr; };
   for (int64_t first = 0; first < rows; first += 2 * kTileFactors, to += next) {
     Vec<float> block[kTileFactors];
     for (int i = 0; i < kTileFactors; ++i) block[i] = pair_up(row(first + 2 * i), row(first + 2 * i + 1), kTileRows);
@@ -83,7 +81,7 @@ inline __attribute__((always_inline)) void add_tiles(float* first, int64_t row, 
       store_tile<decltype(tile)::value>(at, row);
     });
   else
-    for_tile_sums<groups, G>(rows, [&]<int M>(int m, const Vec<float> (&sums)[1][M][G]) {
+    for_tile_sums<groups, G>(rows, [&]<int M>(int m, const Vec<float>(&sums)[1][M][G]) {
       for (int i = 0; i < M; ++i) keep(m + i, sums[0][i]);
     });
 }
@@ -113,7 +111,7 @@ struct GateTiles {
       }
     };
     add_tiles<groups, G>(first, lanes, vector, add, rows, rows == groups * kTileRows, multiply,
-                         [&](int m, const Vec<float> (&sums)[G]) {
+                         [&](int m, const Vec<float>(&sums)[G]) {
                            for (int g = 0; g < G; ++g) {
                              float* const at = first + g * vector + m * lanes;
                              store(at, add ? load(at) + sums[g] : sums[g]);
@@ -139,28 +137,34 @@ inline void multiply_panels_in_tiles(const GateBlocks<float>& blocks, int64_t ro
 }
 
 // to[units][columns] (+)= gate gradients, turned (one tile of each group after the other), times G vectors of a panel
-// of the rows that the gates were made from: WeightGradient in tiles.
-template <int groups, int G>
-inline void add_weight_gradient(const float* turned, const float* panel, int64_t pairs, float* to, int units,
+// of the rows that the gates were made from: WeightGradient in tiles. To a result of bfloat16 nothing is added.
+template <int groups, int G, class To>
+inline void add_weight_gradient(const float* turned, const float* panel, int64_t pairs, To* to, int units,
                                 int64_t columns, int64_t column, bool add) {
   constexpr int lanes = Simd<float>::lanes;
-  const bool whole = units == groups * kTileRows && column + G * lanes <= columns;
-  add_tiles<groups, G>(
-      to + column, columns, lanes, add, units, whole,
-      [&] { multiply_first_tiles<groups, G>(turned, groups * kTileRows * kTileFactors, units, panel, pairs); },
-      [&](int m, const Vec<float> (&sums)[G]) {
-        for (int g = 0; g < G; ++g) {
-          const int count = valid_lanes<float>(column + g * lanes, columns);
-          float* const at = to + m * columns + column + g * lanes;
-          store(at, add ? load(at, count) + sums[g] : sums[g], count);
-        }
-      });
+  const auto multiply = [&] {
+    multiply_first_tiles<groups, G>(turned, groups * kTileRows * kTileFactors, units, panel, pairs);
+  };
+  const auto keep = [&](int m, const Vec<float>(&sums)[G]) {
+    for (int g = 0; g < G; ++g) {
+      const int count = valid_lanes<float>(column + g * lanes, columns);
+      To* const at = to + m * columns + column + g * lanes;
+      store(at, add ? load(at, count) + sums[g] : sums[g], count);
+    }
+  };
+  if constexpr (std::is_same_v<To, float>) {
+    const bool whole = units == groups * kTileRows && column + G * lanes <= columns;
+    add_tiles<groups, G>(to + column, columns, lanes, add, units, whole, multiply, keep);
+  } else {
+    add_tiles<groups, G>(nullptr, 0, 0, false, units, false, multiply, keep);
+  }
 }
 
 // to[H][columns] (+)= the same of one block of gate gradients, a part of the panels, [panels][panel_rows][kWidth].
 // turned: room for two tiles of every 32 rows.
-inline void add_weight_gradients(const Blocks<const float>& grads, int64_t hidden, int64_t rows, const float* panels,
-                                 int64_t panel_rows, Range part, float* to, int64_t columns, bool add, float* turned) {
+template <class To>
+void add_weight_gradients(const Blocks<const float>& grads, int64_t hidden, int64_t rows, const float* panels,
+                          int64_t panel_rows, Range part, To* to, int64_t columns, bool add, float* turned) {
   constexpr int64_t tile = kTileRows * kTileFactors;
   const int64_t pairs = factors_in(rows, 2);
   const auto some = [&](auto groups, int64_t unit, int units) {

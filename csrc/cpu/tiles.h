@@ -1,9 +1,9 @@
 // Products of bfloat16 in the tiles of AMX: 16 rows x 32 terms times 32 terms x 16 columns in one instruction.
 //
 // A tile is 16 rows of 64 bytes. What the other kernels of pairs read is what its instructions want: 16 rows of a block
-// (Blocks) are a left factor, 16 factors of one vector of a panel a right one. Depth is in whole tiles: factors.h rounds
-// it up, with zeros on both sides. Rows past the last of an array are whatever follows it in memory; they only make
-// sums that nobody reads.
+// (Blocks) are a left factor, 16 factors of one vector of a panel a right one. Depth is in whole tiles: factors.h
+// rounds it up, with zeros on both sides. Rows past the last of an array are whatever follows it in memory; they only
+// make sums that nobody reads.
 #pragma once
 
 #include "panels.h"
@@ -84,8 +84,7 @@ inline void add_product_of_tiles() {
   for (int m = 0; m < kTileRows; ++m)
     for (int k = 0; k < kTileFactors; ++k)
       for (int n = 0; n < kTileColumns; ++n)
-        for (int i = 0; i < 2; ++i)
-          of_tile[sums][m][n] += term(of_tile[left][m][k], i) * term(of_tile[right][k][n], i);
+        for (int i = 0; i < 2; ++i) of_tile[sums][m][n] += term(of_tile[left][m][k], i) * term(of_tile[right][k][n], i);
 }
 #endif
 
@@ -141,10 +140,10 @@ inline __attribute__((always_inline)) void multiply_many_tiles(const float* left
 template <int groups, int G>
 inline __attribute__((always_inline)) void multiply_first_tiles(const float* left, int64_t next_left, int rows,
                                                                 const float* panel, int64_t depth) {
-  if constexpr (groups == 2)
-    return multiply_many_tiles<G>(left, next_left, rows, panel, depth);
-  const auto multiply = [&]<int... g>(std::integer_sequence<int, g...>)
-                            __attribute__((always_inline)) { multiply_tiles<g...>(left, next_left, rows, panel, depth); };
+  if constexpr (groups == 2) return multiply_many_tiles<G>(left, next_left, rows, panel, depth);
+  const auto multiply = [&]<int... g>(std::integer_sequence<int, g...>) __attribute__((always_inline)) {
+    multiply_tiles<g...>(left, next_left, rows, panel, depth);
+  };
   multiply(std::make_integer_sequence<int, G>{});
 }
 

@@ -31,7 +31,7 @@ struct VariantBackwardSteps {
   using Params = VariantBackwardParams;
   using Run = Backward<S, VariantBackwardSteps>;
   static constexpr int lanes = Simd<T>::lanes;
-  static constexpr bool packs_late = false;  // some make several products with a panel
+  static constexpr bool packs_late = false;         // some make several products with a panel
   static constexpr int64_t kGateOf[3] = {2, 0, 1};  // of the first three blocks of gate gradients
 
   static cpu::Plan plan(const Params& params, int64_t threads) {

@@ -43,11 +43,11 @@ void launch(const Params& params, ScratchBytes scratch_bytes, Run run, int64_t t
 }
 
 const cpu::Kernels& kernels_of(const std::string& name) {
-  return name == "base"     ? cpu::kernels_base()
-         : name == "avx2"   ? cpu::kernels_avx2()
-         : name == "avx512" ? cpu::kernels_avx512()
+  return name == "base"       ? cpu::kernels_base()
+         : name == "avx2"     ? cpu::kernels_avx2()
+         : name == "avx512"   ? cpu::kernels_avx512()
          : name == "amx_bf16" ? cpu::kernels_amx_bf16()
-                            : cpu::kernels_avx512_bf16();
+                              : cpu::kernels_avx512_bf16();
 }
 
 // `CHECK NAME CASES`: runs that many cases of the named kernels, and exits with 1 if one is wrong.

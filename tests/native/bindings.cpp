@@ -61,14 +61,16 @@ Array<float> decoded(const Array<uint16_t>& x) {
 }
 
 py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int directions, int64_t threads,
-              bool backward, const std::vector<int64_t>& batch_sizes) {
+              bool backward, bool tiles, const std::vector<int64_t>& batch_sizes) {
   Shape shape;
   std::vector<int64_t> offsets;
   for (int64_t rows = 0; const int64_t alive : batch_sizes) offsets.push_back(rows), rows += alive;
   if (!batch_sizes.empty()) shape.batch_sizes = batch_sizes.data(), shape.offsets = offsets.data();
   shape.steps = steps, shape.batch = batch, shape.inputs = inputs, shape.hidden = hidden;
   shape.directions = directions;
-  const cpu::Plan plan = cpu::plan_of(shape, threads, backward ? cpu::Sweep::backward : cpu::Sweep::forward);
+  if (tiles) shape.dtype = DType::bf16;
+  const cpu::Plan plan = cpu::plan_of(shape, threads, backward ? cpu::Sweep::backward : cpu::Sweep::forward,
+                                      tiles ? cpu::Products::tiles : cpu::Products::vectors);
   using namespace py::literals;
   return py::dict("share_rows"_a = plan.share_rows, "shares"_a = plan.shares, "tile_rows"_a = plan.tile_rows,
                   "chunk_steps"_a = plan.chunk_steps, "team"_a = plan.team, "packed"_a = plan.packed,
@@ -90,9 +92,9 @@ PYBIND11_MODULE(MODULE_NAME, m) {
   m.def("decode_bf16", &decoded<bf16>);
   m.def("decode_f16", &decoded<f16>);
   m.def("plan", &plan, py::kw_only(), py::arg("steps"), py::arg("batch"), py::arg("inputs") = 1, py::arg("hidden"),
-        py::arg("directions") = 1, py::arg("threads") = 1, py::arg("backward") = false,
+        py::arg("directions") = 1, py::arg("threads") = 1, py::arg("backward") = false, py::arg("tiles") = false,
         py::arg("batch_sizes") = std::vector<int64_t>{});
-  py::class_<cpu::OtherWork>(m, "OtherWork")
+  py::class_<cpu::OtherWork>(m, "OtherWork", py::module_local())
       .def(py::init())
       .def("expected", [](const cpu::OtherWork& self, int64_t now) { return self.expected(at(now)); })
       .def("was_late",
@@ -100,7 +102,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
       .def("was_in_time", [](cpu::OtherWork& self, int64_t now, int64_t worked) {
         self.was_in_time(at(now), std::chrono::microseconds(worked));
       });
-  py::class_<cpu::Streak>(m, "Streak").def(py::init()).def("goes_on", [](cpu::Streak& self, int64_t now) {
+  py::class_<cpu::Streak>(m, "Streak", py::module_local()).def(py::init()).def("goes_on", [](cpu::Streak& self, int64_t now) {
     return self.goes_on(at(now));
   });
 }
