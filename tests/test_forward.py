@@ -53,15 +53,19 @@ def test_tiny_and_saturating_values(scale: float, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan"), 3e38, -3e38])
-def test_infinities_and_nan_stay_in_their_row(value: float, dtype: torch.dtype) -> None:
-    ours = Case(I=9, H=21).module(gru_fused.GRU, dtype)
-    x, hx = Case(I=9, H=21).inputs(dtype)
+@pytest.mark.parametrize("B", [3, 5, 20])  # weights read where they are, packed, whole steps
+def test_infinities_and_nan_stay_in_their_row(B: int, value: float, dtype: torch.dtype) -> None:
+    case = Case(B=B, I=9, H=21)
+    ours = case.module(gru_fused.GRU, dtype)
+    x, hx = case.inputs(dtype)
+    clean = forward(ours, x, hx)
     x[2, 1, 3] = value
-    theirs = forward(twin(ours, nn.GRU), x, hx)
+    theirs = forward(twin(ours, nn.GRU), x, hx)  # whose NaN in bfloat16 spoils the row before, too, on a core with AMX
     for name, y in forward(ours, x, hx).items():
-        assert torch.equal(y.isnan(), theirs[name].isnan()), name
-        torch.testing.assert_close(y, theirs[name], rtol=0, atol=16 * torch.finfo(dtype).eps, equal_nan=True)
-    assert not forward(ours, x, hx)["output"][:, [0, 2]].isnan().any()
+        tolerance = dict(rtol=0, atol=16 * torch.finfo(dtype).eps, equal_nan=True)
+        torch.testing.assert_close(y[:, 1], theirs[name][:, 1], **tolerance)
+        rest = [0, *range(2, B)]
+        assert torch.equal(y[:, rest], clean[name][:, rest]) and not y[:, rest].isnan().any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -6,7 +6,9 @@ in loops.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -73,3 +75,17 @@ def test_a_row_that_is_not_finite_spoils_no_other(value: float) -> None:
         grads.append((output[:, rest].detach(), data.grad[:, rest]))
     for first, second in zip(*grads, strict=True):
         assert torch.equal(first, second) and first.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{}, {"reset_after": False}, {"gate_activation": "hard_sigmoid"}], ids=str)
+@pytest.mark.parametrize("argument", ["x", "hx"])
+def test_an_infinity_saturates_gates_and_spoils_no_unit(options: dict[str, Any], argument: str) -> None:
+    """Units that fill up a vector have weights of zero, and zero times infinity is not a number."""
+    rnn = gru_fused.GRU(9, 21, **options).bfloat16()
+    given = {"x": torch.randn(5, 20, 9).bfloat16(), "hx": torch.randn(1, 20, 21).bfloat16()}
+    given[argument][0, 1, 3] = float("inf")
+    with torch.no_grad():
+        ours, _ = rnn(*given.values())
+        truth, _ = copy.deepcopy(rnn).double()(*(y.double() for y in given.values()))
+    assert torch.equal(ours.isnan(), truth.isnan())
+    torch.testing.assert_close(ours.double(), truth, rtol=0.05, atol=0.05, equal_nan=True)

@@ -140,7 +140,7 @@ struct Backward {
   // Worker i: one of the team of piece i / team.
   void work(int64_t i) const {
     Member member(team_of(i / plan.team), int(plan.team));
-    const std::conditional_t<kInTiles<S>, Tiles, NoTiles> tiles;
+    const TilesFor<S> tiles(plan.packed);
     if (member.joined()) piece(i / plan.team, part_of(member));
   }
 
@@ -186,11 +186,11 @@ struct Backward {
               valid_lanes<T>(unit, hidden));
   }
 
-  // A weight's panels that are used once are packed just before, always in the same place, so that the cache keeps it.
+  // Whether W_hh's panels are used once; W_ih's are if all is one chunk.
   bool state_late() const { return Steps::packs_late && plan.once && params.shape.steps == 1; }
 
-  // The product of all three blocks of gate gradients with a part of a weight's panels, which lie packed or where the
-  // panels' place is.
+  // The product of all three blocks of gate gradients with a part of a weight's panels. Those that are used once,
+  // `late`, are packed just before, always in the same place, so that the cache keeps it.
   void multiply_by_panels(const GateBlocks<T>& blocks, int64_t rows, const Rows<const void>& weight, T* panels,
                           bool late, int64_t columns, Range part, const Blocks<T>& to, bool add,
                           bool backwards = false) const {

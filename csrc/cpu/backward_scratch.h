@@ -10,7 +10,7 @@ namespace {
 struct BackwardScratch {
   GateWeightsScratch gates;              // to recompute
   int64_t padded, state_row, input_row;  // H to full vectors; H and I to full panels
-  int64_t gate, depth;  // factors from one block of gate gradients to the next, and those of them that count
+  int64_t gate, depth;  // factors from one block of gate gradients to the next, and of a product with it
   int64_t panel_rows;   // rows of x and states in panels: of a chunk, or pairs of them
   int64_t w_ih, w_hh, gate_weights, direction;                            // packed weights
   int64_t gi, gh;                                                         // of a piece, to recompute
@@ -45,7 +45,7 @@ struct BackwardScratch {
     panel_rows = tiles ? factors_in(chunk, terms) : chunk;
     x_panels = panel_rows * input_row;
     h_panels = panel_rows * state_row;
-    turned = tiles ? plan.team * 2 * 16 * panel_rows : 0;
+    turned = tiles ? plan.team * 2 * kTileRows * panel_rows : 0;
     grad_x = chunk * input_row;
     bias_sums = 3 * sums * padded;
     grad_w_ih = direct ? 0 : round_up(3 * hidden * inputs, line);

@@ -38,9 +38,11 @@ struct PlainBackwardSteps {
   using Run = Backward<S, PlainBackwardSteps>;
   static constexpr int lanes = Simd<T>::lanes;
   static constexpr bool packs_late = true;  // W_hh's panels, if a call uses them once
+  // The gradients of r, z and n, of which x and the state make them.
+  static constexpr int64_t kBlocksOfX[3] = {1, 2, 3}, kBlocksOfH[3] = {1, 2, 0};
 
   static cpu::Plan plan(const Params& params, int64_t threads) {
-    cpu::Plan plan = cpu::plan_of(params.shape, threads, cpu::Sweep::backward, kProductsOf<S>);
+    cpu::Plan plan = cpu::plan_of(params.shape, threads, cpu::Sweep::backward);
     if (params.recompute()) plan.team = 1;  // each member would need the gates of all units
     plan.parallel = plan.parallel && plan.workers(params.shape) > 1;
     return plan;
@@ -103,8 +105,8 @@ struct PlainBackwardSteps {
     if (!io.grad_w_ih) return;
     const bool add = !std::exchange(fresh, false);
     if constexpr (kInTiles<S>) return grad_weights_in_tiles(chunk, rows, add);
-    run.grad_weight(piece, piece.x_panels, part.inputs, rows, piece.grad_w_ih, shape.inputs, {1, 2, 3}, add);
-    run.grad_weight(piece, piece.h_panels, part.states, rows, piece.grad_w_hh, shape.hidden, {1, 2, 0}, add);
+    run.grad_weight(piece, piece.x_panels, part.inputs, rows, piece.grad_w_ih, shape.inputs, kBlocksOfX, add);
+    run.grad_weight(piece, piece.h_panels, part.states, rows, piece.grad_w_hh, shape.hidden, kBlocksOfH, add);
   }
 
   // The same from pairs of rows; x and the states are turned into them first.
@@ -113,8 +115,9 @@ struct PlainBackwardSteps {
     const S *low_x = nullptr, *low_h = nullptr;
     int64_t done = 0;
     const auto pack = [&](const S* high_x, const S* high_h) {
-      pack_pair(low_x, high_x, shape.inputs, part.inputs, piece.x_panels, panel_rows, done / 2);
-      pack_pair(low_h, high_h, shape.hidden, part.states, piece.h_panels, panel_rows, done / 2);
+      const int64_t panel = panel_rows * kWidth<T>, pair = done / 2 * kWidth<T>;
+      pack_pair(low_x, high_x, shape.inputs, part.inputs, piece.x_panels + part.inputs.begin * panel + pair, panel);
+      pack_pair(low_h, high_h, shape.hidden, part.states, piece.h_panels + part.states.begin * panel + pair, panel);
     };
     for (int64_t s = chunk.end - 1; s >= chunk.begin; --s) {
       const int64_t t = shape.time_of(s, direction), alive = shape.rows_between(t, tile.begin, tile.end);
@@ -130,7 +133,6 @@ struct PlainBackwardSteps {
     if (done % 2) pack(nullptr, nullptr), ++done;
     for (low_x = low_h = nullptr; done < 2 * factors_in(rows, 2); done += 2) pack(nullptr, nullptr);
 
-    const int64_t blocks_of_x[3] = {1, 2, 3}, blocks_of_h[3] = {1, 2, 0};
     T* const turned = piece.turned + part.member.part(run.plan.team).begin * 2 * kTileRows * panel_rows;
     const auto make = [&](const int64_t (&blocks)[3], const T* panels, Range columns, auto* to, int64_t count) {
       for (int64_t gate = 0; gate < 3; ++gate)
@@ -138,8 +140,8 @@ struct PlainBackwardSteps {
                              to + gate * shape.hidden * count, count, add, turned);
     };
     const auto make_both = [&](auto* grad_w_ih, auto* grad_w_hh) {
-      make(blocks_of_x, piece.x_panels, part.inputs, grad_w_ih, shape.inputs);
-      make(blocks_of_h, piece.h_panels, part.states, grad_w_hh, shape.hidden);
+      make(kBlocksOfX, piece.x_panels, part.inputs, grad_w_ih, shape.inputs);
+      make(kBlocksOfH, piece.h_panels, part.states, grad_w_hh, shape.hidden);
     };
     if (Run::direct(run.plan))
       make_both(static_cast<S*>(io.grad_w_ih), static_cast<S*>(io.grad_w_hh));

@@ -36,7 +36,7 @@ inline Core core() {
     const bool intel = b == signature_INTEL_ebx && c == signature_INTEL_ecx && d == signature_INTEL_edx;
     __get_cpuid(1, &a, &b, &c, &d);
     const unsigned base = a >> 8 & 0xf, family = base == 0xf ? base + (a >> 20 & 0xff) : base;
-    __get_cpuid_count(7, 0, &a, &b, &c, &d);
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Core::other;
     const bool avx512 = b & bit_AVX512F, tiles = d & (1u << 24);
     if (intel && tiles) return Core::golden_cove;
     if (amd && family == 0x1a) return Core::zen5;

@@ -1,4 +1,4 @@
-// The factors of a product in memory: numbers of the accumulating type, or, with AVX512_BF16, pairs of bfloat16.
+// The factors of a product in memory: numbers of the accumulating type, or, with AVX512_BF16 or AMX, pairs of bfloat16.
 //
 // A pair is two consecutive terms in the 32 bits of a float, so arrays of pairs are arrays of float whose numbers are
 // never looked at; a row of n terms is (n + 1) / 2 pairs, the last filled up with zero. Tiles (tiles.h) take 16 pairs
@@ -56,7 +56,7 @@ struct Bf16Pairs {
   }
 };
 
-// What the forward's products are made of for a stored type.
+// What products are made of for a stored type.
 template <class S>
 using FactorsOf = std::conditional_t<GRU_FUSED_BF16_PAIRS && std::is_same_v<S, bf16>, Bf16Pairs, Numbers>;
 

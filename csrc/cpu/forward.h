@@ -23,22 +23,20 @@ struct States {
 
   static States at(T* memory, T* factors, int64_t rows) { return {{memory, rows}, {pairs ? factors : memory, rows}}; }
 
-  // One vector of units of some rows: they lie side by side, vectors of numbers and half as long ones of pairs.
+  // One vector of units of some rows, of which the first `count` are units: they lie side by side, vectors of numbers
+  // and half as long ones of pairs.
   struct Vector {
     T* numbers;
     T* factors;
+    int count;
 
     inline __attribute__((always_inline)) void set(int64_t m, Vec<T> h) const {
       store(numbers + m * lanes, h);
-      if constexpr (pairs) store(reinterpret_cast<bf16*>(factors + m * lanes), h);
+      if constexpr (pairs) store(reinterpret_cast<bf16*>(factors + m * lanes), h, count);
     }
   };
-  inline __attribute__((always_inline)) Vector vector(int64_t row, int64_t unit) const {
-    return {numbers.at(row, unit), pairs ? factors.at(row, unit / 2) : nullptr};
-  }
-
-  inline __attribute__((always_inline)) void set(int64_t row, int64_t unit, Vec<T> h) const {
-    vector(row, unit).set(0, h);
+  inline __attribute__((always_inline)) Vector vector(int64_t row, int64_t unit, int count) const {
+    return {numbers.at(row, unit), pairs ? factors.at(row, unit / 2) : nullptr, count};
   }
 };
 
@@ -86,7 +84,7 @@ struct TileStates {
   };
   inline __attribute__((always_inline)) Vector vector(int64_t row, int64_t unit) const {
     return {state.numbers.at(row, unit),
-            next.vector(row, unit),
+            next.vector(row, unit, valid_lanes<T>(unit, hidden)),
             output + row * output_row + unit,
             output_row,
             gates ? gates + row * gates_row + unit : nullptr,
@@ -168,16 +166,18 @@ struct PlainSteps {
   // The state before the first step of a row of the tile.
   void begin(int64_t row) const {
     const S* const hx = static_cast<const S*>(io.hx.data) + (tile.first + row) * io.hx.row;
-    for (int64_t unit = tile.units.begin; unit < tile.units.end; unit += lanes)
-      state.set(row, unit, load(hx + unit, valid_lanes<T>(unit, tile.shape.hidden)));
     if (tile.has_last_units())
-      for (const States<S>& each : {state, next}) end_factors<S>(each.factors, row, tile.units.end);
+      for (const States<S>& each : {state, next}) end_factors<S>(each.factors, row, tile.shape.hidden);
+    for (int64_t unit = tile.units.begin; unit < tile.units.end; unit += lanes) {
+      const int count = valid_lanes<T>(unit, tile.shape.hidden);
+      state.vector(row, unit, count).set(0, load(hx + unit, count));
+    }
   }
 
   // A row that takes no part in a step.
   void stay(int64_t row) const {
     for (int64_t unit = tile.units.begin; unit < tile.units.end; unit += lanes)
-      next.set(row, unit, load(state.numbers.at(row, unit)));
+      next.vector(row, unit, valid_lanes<T>(unit, tile.shape.hidden)).set(0, load(state.numbers.at(row, unit)));
   }
 
   // The s-th step of the first `rows` rows; gi is theirs, or if the plan says so x, as factors.
@@ -228,7 +228,7 @@ struct Forward {
   // Worker i: one of the team of piece i / team.
   void work(int64_t i) const {
     Member member(team_of(i / plan.team), int(plan.team));
-    const std::conditional_t<kInTiles<S>, Tiles, NoTiles> tiles;
+    const TilesFor<S> tiles(plan.packed);
     if (member.joined()) piece(i / plan.team, member);
   }
 

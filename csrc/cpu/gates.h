@@ -42,13 +42,14 @@ inline void put_row(const Blocks<T>& to, int64_t row, const S* x, int64_t count,
     for (int64_t k = 0; k < count; k += Simd<T>::lanes) store(to.at(row, k), load(x + k, valid_lanes<T>(k, count)));
 }
 
-// The factors of a row that no unit has, which tiles multiply too.
+// Pairs of a row that have no unit, or one, but are multiplied: zeros, which stay. (The numbers there may become NaN,
+// if an input is infinite.)
 template <class S, class T>
-inline void end_factors(const Blocks<T>& factors, int64_t row, int64_t units) {
+inline void end_factors(const Blocks<T>& factors, int64_t row, int64_t hidden) {
   constexpr int lanes = Simd<T>::lanes;
-  if constexpr (kInTiles<S>)
-    for (int64_t k = units / 2; k < factors_in(units, 2); k += lanes / 2)
-      store(reinterpret_cast<bf16*>(factors.at(row, k)), Vec<T>{});
+  if constexpr (FactorsOf<S>::terms == 2)
+    for (int64_t unit = hidden / lanes * lanes; unit < 2 * factors_in(hidden, 2); unit += lanes)
+      store(reinterpret_cast<bf16*>(factors.at(row, unit / 2)), Vec<T>{});
 }
 
 // Where the parts of one direction's weights begin in scratch memory, in elements of the accumulating type.

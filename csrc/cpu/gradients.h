@@ -6,12 +6,12 @@
 namespace gru_fused {
 namespace {
 
-// Blocks of gate gradients, each H wide, and the rows of a weight [3H, columns] that belong to them.
+// Blocks of gate gradients and the rows of a weight [3H, columns] that belong to them.
 template <class T, int count = 3>
 struct GateBlocks {
-  Blocks<const T> grads;  // begins with the first of them; the next is `padded` on
-  int64_t hidden, padded;
-  int64_t gate[count];  // the gate (r, z, n: 0, 1, 2) of each block
+  Blocks<const T> grads;  // begins with the first of them
+  int64_t depth, next;    // of one, and from one to the next: units, or factors
+  int64_t gate[count];    // the gate (r, z, n: 0, 1, 2) of each block
 };
 
 // to (+)= their product with the first G vectors of a weight's panels.
@@ -41,13 +41,13 @@ struct GateProduct {
   void run_row(int64_t panel, int64_t next) const {
     Vec<T> acc[G] = {};
     for (int b = 0; b < count; ++b)
-      multiply_row<early>(acc, RowsOf<T>{blocks.grads.from(0, b * blocks.padded)}, of_gate(panel, b),
-                          b + 1 < count ? of_gate(panel, b + 1) : of_gate(next, 0), blocks.hidden);
+      multiply_row<early>(acc, RowsOf<T>{blocks.grads.from(0, b * blocks.next)}, of_gate(panel, b),
+                          b + 1 < count ? of_gate(panel, b + 1) : of_gate(next, 0), blocks.depth);
     keep(0, panel, acc);
   }
 
   const T* of_gate(int64_t panel, int b) const {
-    return weights + (3 * panel + blocks.gate[b]) * blocks.hidden * kWidth<T>;
+    return weights + (3 * panel + blocks.gate[b]) * blocks.depth * kWidth<T>;
   }
 
  private:
@@ -56,7 +56,7 @@ struct GateProduct {
                                                            int b) const {
     const T* of_panel[P];
     for (int p = 0; p < P; ++p) of_panel[p] = of_gate(panel + p, b);
-    multiply(sum, RowsOf<T>{blocks.grads.from(row, b * blocks.padded)}, of_panel, blocks.hidden);
+    multiply(sum, RowsOf<T>{blocks.grads.from(row, b * blocks.next)}, of_panel, blocks.depth);
   }
 
   inline __attribute__((always_inline)) void keep(int64_t row, int64_t panel, const Vec<T> (&sums)[G]) const {
@@ -97,11 +97,11 @@ void multiply_slices(const GateProduct<T, G, count>& product, int64_t rows, Rang
   const GateBlocks<T, count>& blocks = product.blocks;
   for_near_rows(rows, kSumBlock * int64_t(sizeof(T)), [&](Range near) {
     for (int b = 0; b < count; ++b)
-      for (int64_t k = 0; k < blocks.hidden; k += kSumBlock) {
-        const int64_t depth = k + kSumBlock < blocks.hidden ? kSumBlock : blocks.hidden - k;
+      for (int64_t k = 0; k < blocks.depth; k += kSumBlock) {
+        const int64_t depth = k + kSumBlock < blocks.depth ? kSumBlock : blocks.depth - k;
         for_blocks(near, panels,
-                   GateSlice<T, G>{blocks.grads.from(0, b * blocks.padded + k), product.of_gate(0, b) + k * kWidth<T>,
-                                   3 * blocks.hidden * kWidth<T>, depth, product.to, product.add || b > 0 || k > 0});
+                   GateSlice<T, G>{blocks.grads.from(0, b * blocks.next + k), product.of_gate(0, b) + k * kWidth<T>,
+                                   3 * blocks.depth * kWidth<T>, depth, product.to, product.add || b > 0 || k > 0});
       }
   });
 }
@@ -111,12 +111,12 @@ void multiply_slices(const GateProduct<T, G, count>& product, int64_t rows, Rang
 template <class T, int count>
 void multiply_panels(const GateBlocks<T, count>& blocks, int64_t rows, const T* weights, int64_t columns, Range part,
                      const Blocks<T>& to, bool add, bool backwards = false) {
-  const int64_t size = 3 * blocks.hidden * kWidth<T>, full = columns / kWidth<T>;
-  const bool turns = in_turn(rows, columns * 3 * blocks.hidden * int64_t(sizeof(T)));
+  const int64_t size = 3 * blocks.depth * kWidth<T>, full = columns / kWidth<T>;
+  const bool turns = in_turn(rows, columns * 3 * blocks.depth * int64_t(sizeof(T)));
   const auto some = [&](Range panels, const auto& product) {
     if (turns)
       for_panels_in_turn(panels, backwards, product);
-    else if (rows > kRows && has_slices() && (kWidth<T> * int64_t(sizeof(T)) < 192 || blocks.hidden > kSumBlock))
+    else if (rows > kRows && has_slices() && (GRU_FUSED_VECTOR_BYTES < 64 || blocks.depth > kSumBlock))
       multiply_slices(product, rows, panels);
     else
       for_blocks({0, rows}, panels, product, backwards);
@@ -140,16 +140,16 @@ void multiply_unpacked(const GateBlocks<T>& blocks, int64_t rows, const Rows<con
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t column = 0; column < columns; column += lanes) store(to.at(row, column), Vec<T>{});
   for (int b = 0; b < 3; ++b)
-    for (int64_t k = 0; k < blocks.hidden; k += together) {
-      const int count = int(blocks.hidden - k < together ? blocks.hidden - k : together);
-      const S* w = static_cast<const S*>(weight.data) + (blocks.gate[b] * blocks.hidden + k) * weight.row;
+    for (int64_t k = 0; k < blocks.depth; k += together) {
+      const int count = int(blocks.depth - k < together ? blocks.depth - k : together);
+      const S* w = static_cast<const S*>(weight.data) + (blocks.gate[b] * blocks.depth + k) * weight.row;
       for (int64_t column = 0; column < columns; column += lanes) {
         const int valid = valid_lanes<T>(column, columns);
         Vec<T> terms[together];
 #pragma GCC unroll 8
         for (int i = 0; i < together; ++i) terms[i] = load(w + (i < count ? i : 0) * weight.row + column, valid);
         for (int64_t row = 0; row < rows; ++row) {
-          const T* const grads = blocks.grads.at(row, b * blocks.padded + k);  // zeros past H
+          const T* const grads = blocks.grads.at(row, b * blocks.next + k);  // zeros past H
           Vec<T> sum = terms[0] * grads[0];
 #pragma GCC unroll 8
           for (int i = 1; i < together; ++i) sum += terms[i] * (i < count ? grads[i] : T(0));

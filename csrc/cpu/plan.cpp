@@ -33,7 +33,7 @@ constexpr int64_t kWorthAShare = 256;
 constexpr int64_t kWholeRows = 16, kWholeTerms = 400;
 // Tiles multiply so fast that memory beyond the second-level cache (2 MB on every core that has them) is what counts:
 // the sums of a projection, or W_ih once more with every step, unless it stays there with W_hh
-// (docs/notes/2026-11-29-amx.md).
+// (docs/notes/2026-11-29-golden-cove.md#tiles).
 constexpr int64_t kWholeInputsOfARow = 8, kWholeBytes = 2 * 1024 * 1024;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -19,7 +19,7 @@ struct Plan {
   int64_t team = 1;         // threads of one share
   bool packed = false;      // the weights are copied into panels first
   bool whole = false;       // a step makes its input projection itself, where it needs it
-  bool once = false;        // a projection uses each panel once: all rows and steps are one chunk
+  bool once = false;        // a product uses each panel of W_ih once, in a single step of W_hh: all is one chunk
   bool parallel = false;    // more than one thread has work
   bool brief = false;       // a team is worth it only if its threads are awake: other_work.h
 

@@ -2,6 +2,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core.h"
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -21,6 +22,7 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+bool has_pairs() { return __builtin_cpu_supports("avx512bf16"); }
 // Linux lends the tiles to a process that asks for them; oneDNN within torch does so too.
 bool has_amx() {
 #if defined(__linux__)
@@ -39,9 +41,10 @@ const Kernels* choose() {
   const char* wanted = std::getenv("GRU_FUSED_CPU");
   const auto fits = [&](const Kernels& kernels) { return !wanted || std::strcmp(wanted, kernels.name) == 0; };
 #if defined(__x86_64__)
-  if (fits(kernels_amx_bf16()) && has_avx512() && has_amx()) return &kernels_amx_bf16();
-  if (has_avx512() && __builtin_cpu_supports("avx512bf16") && fits(kernels_avx512_bf16()))
-    return &kernels_avx512_bf16();
+  if (fits(kernels_amx_bf16()) && has_avx512() && has_pairs() && has_amx()) return &kernels_amx_bf16();
+  // Without its tiles Golden Cove multiplies pairs at half the rate of float32.
+  const bool slow_pairs = !wanted && core() == Core::golden_cove;
+  if (has_avx512() && has_pairs() && !slow_pairs && fits(kernels_avx512_bf16())) return &kernels_avx512_bf16();
   if (has_avx512() && fits(kernels_avx512())) return &kernels_avx512();
   if (has_avx2() && fits(kernels_avx2())) return &kernels_avx2();
 #endif

@@ -7,6 +7,7 @@
 #include "gradients.h"
 #include "tiles.h"
 
+#if GRU_FUSED_TILES  // a tile's row is a vector of 64 bytes
 namespace gru_fused {
 namespace {
 
@@ -18,16 +19,15 @@ inline __attribute__((always_inline)) Vec<float> pair_up(const bf16* low, const 
   return bits_as<Vec<float>>(bits(low) >> 16 | bits(high));
 }
 
-// Two rows of a matrix, or one and null, into pair k of a part of its panels, [panels][pairs][kWidth].
-inline void pack_pair(const bf16* low, const bf16* high, int64_t columns, Range part, float* panels, int64_t pairs,
-                      int64_t k) {
+// Two rows of a matrix, or one and null, into a pair of a part of its panels, `panel` numbers from one to the next;
+// `to` is the pair's place in the part's first.
+inline void pack_pair(const bf16* low, const bf16* high, int64_t columns, Range part, float* to, int64_t panel) {
   constexpr int lanes = Simd<float>::lanes;
-  for (int64_t p = part.begin; p < part.end; ++p)
+  for (int64_t p = part.begin; p < part.end; ++p, to += panel)
     for (int64_t vector = 0; vector < kWidth<float>; vector += lanes) {
       const int64_t column = p * kWidth<float> + vector;
       const auto at = [&](const bf16* row) { return row ? row + column : nullptr; };
-      store(panels + (p * pairs + k) * kWidth<float> + vector,
-            pair_up(at(low), at(high), valid_lanes<float>(column, columns)));
+      store(to + vector, pair_up(at(low), at(high), valid_lanes<float>(column, columns)));
     }
 }
 
@@ -37,12 +37,13 @@ inline void pack_pairs_of_columns(const bf16* w, int64_t w_row, int64_t hidden, 
   for (int64_t gate = 0; gate < 3; ++gate)
     for (int64_t k = 0; k < factors; ++k, panel += kWidth<float>) {
       const auto row = [&](int64_t unit) { return unit < hidden ? w + (gate * hidden + unit) * w_row : nullptr; };
-      pack_pair(row(2 * k), row(2 * k + 1), columns, {p, p + 1}, panel - p * kWidth<float>, 1, 0);
+      pack_pair(row(2 * k), row(2 * k + 1), columns, {p, p + 1}, panel, 0);
     }
 }
 
 // 16 units from `unit` on of some rows of gate gradients, turned: tiles of [16 units][16 pairs of rows], `next` numbers
 // from one to the next, with zeros past the last row.
+static_assert(Simd<float>::lanes == kTileColumns && kTileFactors == kTileColumns && kTileRows == kTileColumns);
 inline void turn_pairs(const Blocks<const float>& grads, int64_t unit, int64_t rows, float* to, int64_t next) {
   const auto row = [&](int64_t k) { return k < rows ? reinterpret_cast<const bf16*>(grads.at(k, unit / 2)) : nullptr; };
   for (int64_t first = 0; first < rows; first += 2 * kTileFactors, to += next) {
@@ -96,7 +97,7 @@ struct GateTiles {
   Blocks<float> to;
   bool add;
 
-  int64_t row_bytes() const { return 3 * blocks.hidden * int64_t(sizeof(float)); }
+  int64_t row_bytes() const { return 3 * blocks.depth * int64_t(sizeof(float)); }
 
   template <int groups>
   void run_tiles(int64_t row, int rows, int64_t panel) const {
@@ -104,10 +105,10 @@ struct GateTiles {
     const int64_t vector = to.capacity * lanes;
     const auto multiply = [&] {
       for (int b = 0; b < 3; ++b) {
-        const float* const grads = blocks.grads.at(row, b * blocks.padded);
+        const float* const grads = blocks.grads.at(row, b * blocks.next);
         multiply_first_tiles<groups, G>(grads, blocks.grads.capacity * lanes, rows,
-                                        weights + (3 * panel + blocks.gate[b]) * blocks.hidden * kWidth<float>,
-                                        blocks.hidden);
+                                        weights + (3 * panel + blocks.gate[b]) * blocks.depth * kWidth<float>,
+                                        blocks.depth);
       }
     };
     add_tiles<groups, G>(first, lanes, vector, add, rows, rows == groups * kTileRows, multiply,
@@ -186,3 +187,4 @@ void add_weight_gradients(const Blocks<const float>& grads, int64_t hidden, int6
 
 }  // namespace
 }  // namespace gru_fused
+#endif

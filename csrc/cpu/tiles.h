@@ -24,13 +24,14 @@ constexpr int64_t kTileSlack = GRU_FUSED_TILES ? kTileRows * kTileFactors : 0;
 constexpr int kTiles = 8;
 
 struct NoTiles {
-  NoTiles() {}  // so that no compiler says that one is not used
+  explicit NoTiles(bool) {}
 };
 
 #if defined(__AMX_BF16__)
-// While one is there, its thread has tiles of full size.
+// While one is there that is wanted, its thread has tiles of full size.
 struct Tiles {
-  Tiles() {
+  explicit Tiles(bool wanted) : wanted(wanted) {
+    if (!wanted) return;
     alignas(64) struct {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {};
@@ -39,8 +40,13 @@ struct Tiles {
     for (int i = 0; i < kTiles; ++i) config.row_bytes[i] = 64, config.rows[i] = kTileRows;
     asm volatile("ldtilecfg %0" ::"m"(config));
   }
-  ~Tiles() { asm volatile("tilerelease"); }
+  ~Tiles() {
+    if (wanted) asm volatile("tilerelease");
+  }
   Tiles(const Tiles&) = delete;
+
+ private:
+  bool wanted;
 };
 
 template <int tile>
@@ -60,7 +66,7 @@ template <int sums, int left, int right>
 inline __attribute__((always_inline)) void add_product_of_tiles() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(left), "i"(right));
 }
-#else  // the same in a loop, for tests on machines without
+#else  // the same in loops, for tests on machines without; rows that do not matter are NaN
 using Tiles = NoTiles;
 inline thread_local float of_tile[kTiles][kTileRows][kTileColumns];
 
@@ -71,8 +77,10 @@ inline void clear_tile() {
 }
 template <int tile>
 inline void load_tile(const float* from, int64_t row, int rows) {
-  clear_tile<tile>();
-  for (int i = 0; i < rows; ++i) __builtin_memcpy(of_tile[tile][i], from + i * row, sizeof of_tile[tile][i]);
+  for (int i = 0; i < kTileRows; ++i) {
+    __builtin_memcpy(of_tile[tile][i], from + i * row, sizeof of_tile[tile][i]);
+    if (i >= rows) __builtin_memset(of_tile[tile][i], 0xff, sizeof of_tile[tile][i]);
+  }
 }
 template <int tile>
 inline void store_tile(float* to, int64_t row) {
@@ -87,6 +95,9 @@ inline void add_product_of_tiles() {
         for (int i = 0; i < 2; ++i) of_tile[sums][m][n] += term(of_tile[left][m][k], i) * term(of_tile[right][k][n], i);
 }
 #endif
+
+template <class S>
+using TilesFor = std::conditional_t<kInTiles<S>, Tiles, NoTiles>;
 
 template <int count>
 inline __attribute__((always_inline)) void clear_tiles() {
@@ -168,7 +179,10 @@ inline __attribute__((always_inline)) void for_tile_sums(int rows, const Action&
 }
 
 // From so many bytes of a row's factors on, reading panels half as often is worth more than what it costs.
-constexpr int64_t kWorthManyRows = 1024;
+#ifndef GRU_FUSED_WORTH_MANY_ROWS  // a test has them worth it always
+#define GRU_FUSED_WORTH_MANY_ROWS 1024
+#endif
+constexpr int64_t kWorthManyRows = GRU_FUSED_WORTH_MANY_ROWS;
 
 // Calls product.template run_tiles<groups>(row, rows, panel) over some rows x panels, no more rows than so many groups
 // of 16, rows inside. Every other step of a sequence may take the panels `backwards`, the last ones first, which the

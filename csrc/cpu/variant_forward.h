@@ -79,12 +79,12 @@ struct VariantSteps {
     const VariantStep<S> step = step_of(-1, nullptr);
     const bool resets = variant.resets(tile.shape, 0, tile.direction, tile.first + row);
     const S* const hx = static_cast<const S*>(io.hx.data) + (tile.first + row) * io.hx.row;
+    if (pairs && tile.has_last_units()) {
+      for (const MaskedStates<S>& each : {state, next}) end_factors<S>(each.factors, row, tile.shape.hidden);
+      if (variant.cell.recurrence == Recurrence::reset_before) end_factors<S>(reset, row, tile.shape.hidden);
+    }
     for (int64_t unit = tile.units.begin; unit < tile.units.end; unit += lanes)
       step.set(state, row, unit, resets ? step.reset_state(row, unit) : load(hx + unit, step.valid(unit)));
-    if (pairs && tile.has_last_units()) {
-      for (const MaskedStates<S>& each : {state, next}) end_factors<S>(each.factors, row, tile.units.end);
-      if (variant.cell.recurrence == Recurrence::reset_before) end_factors<S>(reset, row, tile.units.end);
-    }
   }
 
   // A row that has no place in a step of packed rows.

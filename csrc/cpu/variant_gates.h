@@ -28,12 +28,12 @@ struct MaskedStates {
   Blocks<T> numbers, factors;
 };
 
-// Numbers of a row into the factors of a product: as they are, or as pairs.
+// Numbers of a row into the factors of a product: as they are, or as pairs, of which the first `count` numbers count.
 template <class S, class T>
 inline __attribute__((always_inline)) void put_factors(const Blocks<T>& to, int64_t row, int64_t unit, Vec<T> x,
-                                                       bool pairs) {
+                                                       bool pairs, int count) {
   if constexpr (FactorsOf<S>::terms == 2)
-    if (pairs) return store(reinterpret_cast<bf16*>(to.at(row, unit / 2)), x);
+    if (pairs) return store(reinterpret_cast<bf16*>(to.at(row, unit / 2)), x, count);
   store(to.at(row, unit), x);
 }
 
@@ -78,7 +78,8 @@ struct VariantStep {
   // What a step begins with.
   inline __attribute__((always_inline)) void set(const MaskedStates<S>& to, int64_t row, int64_t unit, Vec<T> h) const {
     store(to.numbers.at(row, unit), h);
-    if (pairs || to.factors.data != to.numbers.data) put_factors<S>(to.factors, row, unit, masked(row, unit, h), pairs);
+    if (pairs || to.factors.data != to.numbers.data)
+      put_factors<S>(to.factors, row, unit, masked(row, unit, h), pairs, valid(unit));
   }
 
   // The state that a reset sets.
@@ -160,7 +161,7 @@ struct ResetBefore {
     for (int g = 0; g < 2; ++g) step.save(row, unit, g, gates[g]);
     store(z.at(row, unit), gates[1]);
     put_factors<S>(factors, row, unit, gates[0] * step.masked(row, unit, load(step.state.numbers.at(row, unit))),
-                   step.pairs);
+                   step.pairs, step.valid(unit));
   }
 };
 

@@ -102,7 +102,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
       .def("was_in_time", [](cpu::OtherWork& self, int64_t now, int64_t worked) {
         self.was_in_time(at(now), std::chrono::microseconds(worked));
       });
-  py::class_<cpu::Streak>(m, "Streak", py::module_local()).def(py::init()).def("goes_on", [](cpu::Streak& self, int64_t now) {
-    return self.goes_on(at(now));
-  });
+  py::class_<cpu::Streak>(m, "Streak", py::module_local())
+      .def(py::init())
+      .def("goes_on", [](cpu::Streak& self, int64_t now) { return self.goes_on(at(now)); });
 }
