@@ -28,6 +28,7 @@ constexpr int64_t kNearPanels = 192 * 1024;
 //   int64_t make_steps(steps, biases)          fills grads of so many rows; the panels too, if weights want gradients
 //   void finish(steps, rows, fresh)            the gradients of x and of the weights, which are `fresh` at first
 //   void end()                                 of the tile
+//   static packs_late                          whether it multiplies by W_hh's panels once a step
 template <class S, class Steps>
 struct Backward {
   using T = Accumulate<S>;
