@@ -119,8 +119,8 @@ RESETS = Variant(T=5, B=3, H=40, D=2, **ALL)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_id)
-# An even I: where the emulation's host has AMX, torch.mm of bfloat16 pairs a row's odd last number with the first of the
-# next row times zero, and so spreads the NaN that stand past a length.
+# An even I: where the emulation's host has AMX, torch.mm of bfloat16 pairs a row's odd last number with the first of
+# the next row times zero, and so spreads the NaN that stand past a length.
 @pytest.mark.parametrize("variant", [Variant(T=5, B=9, I=4, H=40, D=2, **ALL), Variant(H=96, **PACKED)], ids=str)
 def test_results_do_not_depend_on_the_schedule(
     variant: Variant, dtype: torch.dtype, regime: str, emulated: EmulatedOps
