@@ -36,7 +36,7 @@ example: build
 	$(BIN)/python -m examples.$(NAME) $(ARGS)
 
 test: build
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-peers: build
 	$(BIN)/python -m pip install --quiet flax

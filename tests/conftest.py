@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -14,6 +15,15 @@ import torch
 from native.build import build_bindings, has
 
 THREADS = 2  # fixed, so that a test does the same on every machine; two, so that the threaded paths run
+
+
+LONG = "test_sanitizers.py"  # few tests, of minutes each
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several workers take file by file in this order: the longest first, so that none is left alone with it."""
+    tests_of = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name != LONG, -tests_of[item.path]))
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,19 @@ import pytest
         (dict(steps=6, batch=48, hidden=480), dict(packed=True, chunk_steps=5, once=False)),
         (dict(steps=1, batch=300, hidden=64), dict(packed=True, once=False)),
         (dict(steps=1, batch=16, hidden=480), dict(packed=False, once=False)),
+        # wide: a row for every 24 KiB of a weight, 256 at most
+        (dict(steps=1, batch=112, inputs=480, hidden=480, wide=True), dict(packed=False, shares=1, tile_rows=56)),
+        (dict(steps=1, batch=113, inputs=480, hidden=480, wide=True), dict(packed=True)),
+        (dict(steps=8, batch=14, inputs=480, hidden=480, wide=True), dict(packed=False)),
+        (dict(steps=8, batch=15, inputs=480, hidden=480, wide=True), dict(packed=True)),
+        (dict(steps=1, batch=256, inputs=2048, hidden=2048, wide=True), dict(packed=False)),
+        (dict(steps=1, batch=257, inputs=2048, hidden=2048, wide=True), dict(packed=True)),
+        (dict(steps=1, batch=16, inputs=4, hidden=8, wide=True), dict(packed=False)),
+        (dict(steps=1, batch=17, inputs=128, hidden=128, wide=True), dict(packed=True)),
+        (dict(steps=9, batch=3, inputs=480, hidden=480, wide=True), dict(packed=True)),  # three go together
+        (dict(steps=8, batch=7, inputs=480, hidden=480, threads=2, wide=True), dict(packed=True)),  # three or four
+        (dict(steps=8, batch=8, inputs=480, hidden=480, threads=2, wide=True), dict(packed=False, shares=2)),
+        (dict(steps=1, batch=60, inputs=480, hidden=480, wide=True, backward=True), dict(packed=True)),
         (dict(steps=100, batch=1, hidden=64, threads=2), dict(team=1, parallel=False)),  # a step is too short to meet
         (dict(steps=300, batch=3, hidden=512, threads=8), dict(shares=3, team=2, parallel=True)),
         (dict(steps=100, batch=1, hidden=256, directions=2, threads=4), dict(shares=1, team=2)),

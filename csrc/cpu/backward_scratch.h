@@ -29,7 +29,7 @@ struct BackwardScratch {
     padded = round_up(hidden, lanes);
     state_row = round_up(hidden, width);
     input_row = round_up(inputs, width);
-    const bool tiles = GRU_FUSED_TILES && terms == 2;
+    const bool tiles = tiled(terms);
     gate = tiles ? factors_in(hidden, terms) : padded;
     depth = tiles ? gate : hidden;
     w_ih = plan.packed ? 3 * depth * input_row : 0;

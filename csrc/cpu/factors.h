@@ -62,9 +62,13 @@ using FactorsOf = std::conditional_t<GRU_FUSED_BF16_PAIRS && std::is_same_v<S, b
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-constexpr int64_t factors_in(int64_t terms, int64_t terms_in_one) {
+// Whether products of factors of so many terms are made in tiles, and how many factors a row of a tile has.
+constexpr bool tiled(int terms) { return GRU_FUSED_TILES && terms == 2; }
+constexpr int kTileFactors = 16;
+
+constexpr int64_t factors_in(int64_t terms, int terms_in_one) {
   const int64_t factors = (terms + terms_in_one - 1) / terms_in_one;
-  return GRU_FUSED_TILES && terms_in_one == 2 ? round_up(factors, 16) : factors;
+  return tiled(terms_in_one) ? round_up(factors, kTileFactors) : factors;
 }
 
 }  // namespace

@@ -129,7 +129,7 @@ struct GateWeights {
 // Makes one of the products below from panels that were packed before.
 template <class Product>
 void for_some(const Product& product, Range rows, Range part, bool backwards = false) {
-  if constexpr (Product::in_tiles)
+  if constexpr (Product::makes_tiles)
     for_tiles(rows, part, product, backwards);
   else
     for_blocks(rows, part, product, backwards);
@@ -154,7 +154,7 @@ void make(const Product& product, int64_t rows, Range part, bool backwards = fal
 // A recurrent product of the s-th step of a sequence, from weights that were packed before.
 template <class Product>
 void recurrent_step_from_panels(const Product& product, int64_t s, int64_t rows, Range part) {
-  if (!Product::in_tiles && in_turn(rows, product.weights.state_bytes))
+  if (!Product::makes_tiles && in_turn(rows, product.weights.state_bytes))
     for_panels_in_turn(part, s % 2, product);
   else
     for_all(product, rows, part, s % 2);
@@ -173,7 +173,7 @@ void recurrent_step(const Product& product, int64_t s, int64_t rows, Range part)
 template <class S>
 struct Projection {
   using T = Accumulate<S>;
-  static constexpr bool in_tiles = kInTiles<S>;
+  static constexpr bool makes_tiles = kInTiles<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const GateWeights<S>& weights;
@@ -246,7 +246,7 @@ void make_projection(const GateWeights<S>& weights, const Blocks<const Accumulat
 template <class S, class Epilogue, int first_gate = 0, int count = 3>
 struct RecurrentProduct {
   using T = Accumulate<S>;
-  static constexpr bool in_tiles = kInTiles<S>;
+  static constexpr bool makes_tiles = kInTiles<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const GateWeights<S>& weights;
@@ -290,15 +290,24 @@ struct RecurrentProduct {
 
   void make_unpacked(int64_t rows, Range part) const {
     multiply_unpacked<S, T>(h, rows, weights.io.w_hh, weights.hidden, weights.hidden, part, gh, h.capacity);
-    for (int64_t panel = part.begin; panel < part.end; ++panel)
-      for (int64_t row = 0; row < rows; ++row) {
-        const T* const product = gh + (panel * h.capacity + row) * kWidth<T>;
-        Vec<T> sums[1][1][3] = {{{load(product), load(product + lanes), load(product + 2 * lanes)}}};
-        finish(row, panel, sums);
-      }
+    for (int64_t panel = part.begin; panel < part.end; ++panel) {
+      int64_t row = 0;
+      for (; row + 4 <= rows; row += 4) finish_product<4>(row, panel);
+      for (; row < rows; ++row) finish_product<1>(row, panel);
+    }
   }
 
  private:
+  template <int M>
+  inline void finish_product(int64_t row, int64_t panel) const {
+    const T* const product = gh + (panel * h.capacity + row) * kWidth<T>;
+    Vec<T> sums[1][M][3];
+    for_sums<1, M, 3>([&](int, int m, int g) __attribute__((always_inline)) {
+      sums[0][m][g] = load(product + m * kWidth<T> + g * lanes);
+    });
+    finish(row, panel, sums);
+  }
+
   template <int P, int M>
   inline __attribute__((always_inline)) void finish(int64_t row, int64_t panel, Vec<T> (&sums)[P][M][count]) const {
     if constexpr (requires { epilogue(row, panel, sums); })
@@ -315,7 +324,7 @@ template <class S, class Epilogue>
 struct WholeProduct {
   using T = Accumulate<S>;
   using Factors = FactorsOf<S>;
-  static constexpr bool in_tiles = kInTiles<S>;
+  static constexpr bool makes_tiles = kInTiles<S>;
   static constexpr int lanes = Simd<T>::lanes;
 
   const GateWeights<S>& weights;

@@ -106,30 +106,20 @@ void multiply_slices(const GateProduct<T, G, count>& product, int64_t rows, Rang
   });
 }
 
-// A part of the weight's panels; the last may have columns for fewer vectors. Every other step of a sequence may ask
-// for them `backwards`.
+// The product with a part of a weight's panels. Every other step of a sequence may ask for them `backwards`.
 template <class T, int count>
 void multiply_panels(const GateBlocks<T, count>& blocks, int64_t rows, const T* weights, int64_t columns, Range part,
                      const Blocks<T>& to, bool add, bool backwards = false) {
-  const int64_t size = 3 * blocks.depth * kWidth<T>, full = columns / kWidth<T>;
   const bool turns = in_turn(rows, columns * 3 * blocks.depth * int64_t(sizeof(T)));
-  const auto some = [&](Range panels, const auto& product) {
+  for_panels<T>(columns, part, backwards, [&](auto vectors, Range panels) {
+    const GateProduct<T, vectors, count> product{blocks, weights, to, add};
     if (turns)
       for_panels_in_turn(panels, backwards, product);
     else if (rows > kRows && has_slices() && (GRU_FUSED_VECTOR_BYTES < 64 || blocks.depth > kSumBlock))
       multiply_slices(product, rows, panels);
     else
       for_blocks({0, rows}, panels, product, backwards);
-  };
-  const auto last = [&] {
-    if (part.end > full)
-      with_vectors<T>(full * kWidth<T>, columns, [&](auto vectors) {
-        some({0, 1}, GateProduct<T, vectors, count>{blocks, weights + full * size, to.from(0, full * kWidth<T>), add});
-      });
-  };
-  if (backwards) last();
-  some({part.begin, part.end < full ? part.end : full}, GateProduct<T, 3, count>{blocks, weights, to, add});
-  if (!backwards) last();
+  });
 }
 
 // to = the same product for a few rows with a weight where it lies, read once and in order.

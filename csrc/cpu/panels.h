@@ -240,6 +240,20 @@ inline void with_vectors(int64_t column, int64_t columns, const Action& action) 
   action(std::integral_constant<int, 1>{});
 }
 
+// Calls action(vectors, panels) for a part of the panels of a matrix, and by itself for its last panel, which may have
+// columns for fewer than three vectors; `backwards` that one comes first.
+template <class T, class Action>
+inline void for_panels(int64_t columns, Range part, bool backwards, const Action& action) {
+  const int64_t full = columns / kWidth<T>;
+  const auto last = [&] {
+    if (part.end > full)
+      with_vectors<T>(full * kWidth<T>, columns, [&](auto vectors) { action(vectors, Range{full, full + 1}); });
+  };
+  if (backwards) last();
+  action(std::integral_constant<int, 3>{}, Range{part.begin, part.end < full ? part.end : full});
+  if (!backwards) last();
+}
+
 // Whether the workers of a plan run side by side.
 inline bool side_by_side(const cpu::Plan& plan) {
   return plan.parallel && !cpu::other_work().expected(cpu::OtherWork::Clock::now());

@@ -15,6 +15,10 @@ constexpr int64_t kChunkBytes = 4 * 1024 * 1024;
 constexpr int64_t kMaxChunkRows = 256;
 // Copying a weight into panels costs about as much as this many products of one row with it.
 constexpr int64_t kPackingRows = 16;
+// In wide vectors, where four rows or more go together, as one row for so many bytes of a weight: the longer a dot
+// product, the less its end counts, a sum over lanes, and the larger a weight, the longer is the way of its panels to
+// memory and back (docs/notes/2026-11-30-zen4.md).
+constexpr int64_t kRowsTogether = 4, kBytesOfAPackingRow = 24 * 1024;
 // Below this many multiply-adds another thread costs more than it brings.
 constexpr int64_t kWorthAThread = 64 * 1024;
 
@@ -44,6 +48,13 @@ int64_t rows_of(const Shape& shape) {
   return shape.batch_sizes ? shape.offsets[last] + shape.batch_sizes[last] : shape.batch * shape.steps;
 }
 
+int64_t packing_rows(const Shape& shape, int64_t threads_of_direction, Sweep sweep, Products products) {
+  if (sweep != Sweep::forward || products != Products::wide || shape.batch < kRowsTogether * threads_of_direction)
+    return kPackingRows;
+  const int64_t bytes = 3 * shape.hidden * (shape.inputs + shape.hidden) / 2 * size_of(shape.dtype);
+  return std::clamp(bytes / kBytesOfAPackingRow, kPackingRows, kMaxSingleStepRows);
+}
+
 // A team would meet three times a step.
 bool makes_whole_steps(const Shape& shape, const Plan& plan, int64_t threads, Products products) {
   const int64_t tiles = ceil_div(shape.batch, plan.tile_rows), terms = shape.inputs + shape.hidden;
@@ -63,7 +74,7 @@ Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep, Products products
   threads = std::min(threads, work / kWorthAThread + 1);
   const int64_t of_direction = ceil_div(threads, shape.directions);
   const int64_t worth = std::max<int64_t>(shape.batch * shape.steps / kWorthAShare, 1);
-  plan.packed = shape.batch * shape.steps > kPackingRows;
+  plan.packed = shape.batch * shape.steps > packing_rows(shape, of_direction, sweep, products);
   const int64_t shares = std::min({of_direction, shape.batch, plan.packed ? worth : of_direction});
   plan.share_rows = ceil_div(shape.batch, shares);
   plan.shares = ceil_div(shape.batch, plan.share_rows);

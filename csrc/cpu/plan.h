@@ -30,7 +30,9 @@ struct Plan {
 
 enum class Sweep { forward, variant_forward, backward };
 
-enum class Products { vectors, tiles };  // what they are made in: panels.h, tiles.h
+// What they are made in: panels.h, tiles.h; wide are AVX-512's vectors of float, whose many registers make dot products
+// with weights where they lie (weights.h) as fast as products with panels.
+enum class Products { vectors, wide, tiles };
 
 Plan plan_of(const Shape& shape, int64_t threads, Sweep sweep = Sweep::forward, Products products = Products::vectors);
 

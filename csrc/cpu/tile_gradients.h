@@ -125,17 +125,9 @@ struct GateTiles {
 // multiply_panels (gradients.h) in tiles.
 inline void multiply_panels_in_tiles(const GateBlocks<float>& blocks, int64_t rows, const float* weights,
                                      int64_t columns, Range part, const Blocks<float>& to, bool add, bool backwards) {
-  const int64_t full = columns / kWidth<float>;
-  const auto last = [&] {
-    if (part.end > full)
-      with_vectors<float>(full * kWidth<float>, columns, [&](auto vectors) {
-        for_tiles({0, rows}, {full, full + 1}, GateTiles<vectors>{blocks, weights, to, add});
-      });
-  };
-  if (backwards) last();
-  for_tiles({0, rows}, {part.begin, part.end < full ? part.end : full}, GateTiles<3>{blocks, weights, to, add},
-            backwards);
-  if (!backwards) last();
+  for_panels<float>(columns, part, backwards, [&](auto vectors, Range panels) {
+    for_tiles({0, rows}, panels, GateTiles<vectors>{blocks, weights, to, add}, backwards);
+  });
 }
 
 // to[units][columns] (+)= gate gradients, turned (one tile of each group after the other), times G vectors of a panel

@@ -12,12 +12,15 @@ namespace gru_fused {
 namespace {
 
 template <class S>
-constexpr bool kInTiles = GRU_FUSED_TILES && FactorsOf<S>::terms == 2;
+constexpr bool kInTiles = tiled(FactorsOf<S>::terms);
 
 template <class S>
-constexpr cpu::Products kProductsOf = kInTiles<S> ? cpu::Products::tiles : cpu::Products::vectors;
+constexpr cpu::Products kProductsOf =
+    kInTiles<S>                                                ? cpu::Products::tiles
+    : GRU_FUSED_VECTOR_BYTES == 64 && std::is_same_v<S, float> ? cpu::Products::wide
+                                                               : cpu::Products::vectors;
 
-constexpr int kTileRows = 16, kTileColumns = 16, kTileFactors = 16;
+constexpr int kTileRows = 16, kTileColumns = 16;
 // Numbers past the end of an array that a tile of its last rows takes along.
 constexpr int64_t kTileSlack = GRU_FUSED_TILES ? kTileRows * kTileFactors : 0;
 

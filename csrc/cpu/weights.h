@@ -129,16 +129,19 @@ auto dot_row_for(int64_t bytes) {
   }
 }
 
-// The same for M rows and lanes / M rows of a weight: lane m * (lanes / M) + v is row m times weight row v.
-template <int M, class S, class T>
-inline Vec<T> dot_rows(const Blocks<const T>& x, const S* w, int64_t w_row, int valid, int64_t depth) {
-  constexpr int lanes = Simd<T>::lanes, outputs = lanes / M;
+// The same for M rows and a few rows of a weight, `outputs`: lane m * outputs + v is row m times weight row v. There is
+// time to ask for a row of a weight that comes later, `soon`, and to have it in the second-level cache.
+template <int M, int outputs, class S, class T>
+inline Vec<T> dot_rows(const Blocks<const T>& x, const S* w, int64_t w_row, int valid, int64_t depth, const S* soon) {
+  constexpr int lanes = Simd<T>::lanes;
+  static_assert(M * outputs <= lanes);
   Vec<T> sums[lanes] = {};
   const S* rows[outputs];
   for (int v = 0; v < outputs; ++v) rows[v] = w + (v < valid ? v : 0) * w_row;
   for (int64_t k = 0; k < depth; k += lanes) {
     const int count = valid_lanes<T>(k, depth);
     const auto add = [&](const auto& load_some) __attribute__((always_inline)) {
+      __builtin_prefetch(soon + k, 0, 2);
       Vec<T> terms[M];
       for (int m = 0; m < M; ++m) terms[m] = load_some(x.at(m, k));
 #pragma GCC unroll 16
@@ -156,30 +159,42 @@ inline Vec<T> dot_rows(const Blocks<const T>& x, const S* w, int64_t w_row, int 
   return sum_each<T>(sums);
 }
 
+// The same for M rows, the first of which is `row`, and `lanes` rows of a weight: lane v of row m goes to
+// to[m * kWidth + v]. Meanwhile the next `lanes` rows are asked for.
+template <int M, class S, class T>
+inline void put_dot_rows(const Blocks<const T>& x, int64_t row, const S* w, int64_t w_row, int valid, int64_t depth,
+                         T* to) {
+  constexpr int lanes = Simd<T>::lanes, outputs = M == 3 ? lanes / 4 : lanes / M;
+  for (int first = 0; first < lanes; first += outputs) {
+    const S* const soon = w + (lanes + (row + first / outputs) % lanes) * w_row;
+    T sums[lanes];
+    store(sums, dot_rows<M, outputs>(x, w + (first < valid ? first * w_row : 0), w_row, valid - first, depth, soon));
+    for (int m = 0; m < M; ++m)
+      for (int v = 0; v < outputs; ++v) to[m * kWidth<T> + first + v] = sums[m * outputs + v];
+  }
+}
+
 // to[panel][row][gate] = x W^T for `rows` rows of x and some panels, from a weight [3H, depth] where it lies.
 template <class S, class T>
 void multiply_unpacked(const Blocks<const T>& x, int64_t rows, const Rows<const void>& weight, int64_t hidden,
                        int64_t depth, Range panels, T* to, int64_t to_rows) {
-  constexpr int lanes = Simd<T>::lanes, several = lanes >= 8 ? lanes / 4 : 1;
+  constexpr int lanes = Simd<T>::lanes, most = lanes >= 8 ? lanes / 4 : 1;  // rows at once
   const S* const w = static_cast<const S*>(weight.data);
   const auto dot = dot_row_for<S, T>(3 * hidden * depth * int64_t(sizeof(S)));
   // In the order of memory, of which one row asks for all in time.
   for (int64_t gate = 0; gate < 3; ++gate)
     for (int64_t unit = panels.begin * lanes; unit < panels.end * lanes; unit += lanes) {
       const S* const first = w + (gate * hidden + unit) * weight.row;
+      const int valid = valid_lanes<T>(unit, hidden);
       T* const out = to + unit / lanes * to_rows * kWidth<T> + gate * lanes;
       int64_t row = 0;
-      for (; several > 1 && row + several <= rows; row += several)
-        for (int part = 0; part < several; ++part) {
-          constexpr int outputs = lanes / several;
-          const int valid = valid_lanes<T>(unit + part * outputs, hidden);
-          T sums[lanes];
-          store(sums, dot_rows<several>(x.from(row), first + (valid ? part * outputs * weight.row : 0), weight.row,
-                                        valid, depth));
-          for (int m = 0; m < several; ++m)
-            for (int v = 0; v < outputs; ++v) out[(row + m) * kWidth<T> + part * outputs + v] = sums[m * outputs + v];
-        }
-      const int valid = valid_lanes<T>(unit, hidden);
+      const auto some = [&](auto together) {
+        for (; row + together <= rows; row += together)
+          put_dot_rows<together>(x.from(row), row, first, weight.row, valid, depth, out + row * kWidth<T>);
+      };
+      if constexpr (most > 1) some(std::integral_constant<int, most>{});
+      if constexpr (most > 3) some(std::integral_constant<int, 3>{});
+      if constexpr (most > 2) some(std::integral_constant<int, 2>{});
       for (; row < rows; ++row) store(out + row * kWidth<T>, dot(x.from(row), first, weight.row, valid, depth));
     }
 }

@@ -61,7 +61,7 @@ Array<float> decoded(const Array<uint16_t>& x) {
 }
 
 py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int directions, int64_t threads,
-              bool backward, bool tiles, const std::vector<int64_t>& batch_sizes) {
+              bool backward, bool wide, bool tiles, const std::vector<int64_t>& batch_sizes) {
   Shape shape;
   std::vector<int64_t> offsets;
   for (int64_t rows = 0; const int64_t alive : batch_sizes) offsets.push_back(rows), rows += alive;
@@ -70,7 +70,9 @@ py::dict plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int 
   shape.directions = directions;
   if (tiles) shape.dtype = DType::bf16;
   const cpu::Plan plan = cpu::plan_of(shape, threads, backward ? cpu::Sweep::backward : cpu::Sweep::forward,
-                                      tiles ? cpu::Products::tiles : cpu::Products::vectors);
+                                      tiles  ? cpu::Products::tiles
+                                      : wide ? cpu::Products::wide
+                                             : cpu::Products::vectors);
   using namespace py::literals;
   return py::dict("share_rows"_a = plan.share_rows, "shares"_a = plan.shares, "tile_rows"_a = plan.tile_rows,
                   "chunk_steps"_a = plan.chunk_steps, "team"_a = plan.team, "packed"_a = plan.packed,
@@ -92,8 +94,8 @@ PYBIND11_MODULE(MODULE_NAME, m) {
   m.def("decode_bf16", &decoded<bf16>);
   m.def("decode_f16", &decoded<f16>);
   m.def("plan", &plan, py::kw_only(), py::arg("steps"), py::arg("batch"), py::arg("inputs") = 1, py::arg("hidden"),
-        py::arg("directions") = 1, py::arg("threads") = 1, py::arg("backward") = false, py::arg("tiles") = false,
-        py::arg("batch_sizes") = std::vector<int64_t>{});
+        py::arg("directions") = 1, py::arg("threads") = 1, py::arg("backward") = false, py::arg("wide") = false,
+        py::arg("tiles") = false, py::arg("batch_sizes") = std::vector<int64_t>{});
   py::class_<cpu::OtherWork>(m, "OtherWork", py::module_local())
       .def(py::init())
       .def("expected", [](const cpu::OtherWork& self, int64_t now) { return self.expected(at(now)); })
