@@ -21,7 +21,9 @@ LONG = "test_sanitizers.py"  # few tests, of minutes each
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several workers take file by file in this order: the longest first, so that none is left alone with it."""
+    """Several workers take file by file in this order, the longest first, so that none is left alone with it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
     tests_of = Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path.name != LONG, -tests_of[item.path]))
 

@@ -21,11 +21,11 @@ FEW = [  # on any machine; rows go together by four, three, two
     Case(T=1, B=13, I=16, H=50),
 ]
 WIDE = [  # with AVX-512
-    Case(T=1, B=17, I=300, H=37),
+    Case(T=1, B=17, I=900, H=150),
     Case(T=1, B=19, I=290, H=250, bidirectional=True),
     Case(T=1, B=39, I=31, H=600, bias=False, hx=False),
     Case(T=3, B=9, I=600, H=250, batch_first=True),
-    Case(T=1, B=70, I=600, H=450),  # two tiles
+    Case(T=1, B=70, I=600, H=490),  # two tiles
 ]
 CASES = FEW + WIDE
 
@@ -50,7 +50,7 @@ def test_results_and_gradients_are_the_references(case: Case, threads: int) -> N
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_results_are_as_good_as_nn_grus(case: Case, dtype: torch.dtype, threads: int) -> None:
-    assert_gru_as_good(case, dtype)
+    assert_gru_as_good(case, dtype, gradients=False)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

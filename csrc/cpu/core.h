@@ -19,9 +19,9 @@ namespace {
 #endif
 constexpr int64_t kFarWeights = GRU_FUSED_FAR_WEIGHTS;
 
-// Cores on which ways to read weights were measured; every other is left to its own prefetchers. Asking for weights
-// early brings some 10 % on Zen 5 and on Zen 3, 30 % past the latter's third-level cache, and costs up to 30 % on Zen
-// 4, whose own prefetchers ask for as much as that cache gives. (docs/notes/2026-11-25-single-rows.md,
+// Cores on which ways to read weights for one row were measured; every other is left to its own prefetchers. Asking for
+// weights early brings some 10 % on Zen 5 and on Zen 3, 30 % past the latter's third-level cache, and costs up to 30 %
+// on Zen 4, whose own prefetchers ask for as much as that cache gives. (docs/notes/2026-11-25-single-rows.md,
 // docs/notes/2026-11-27-zen3-streams.md) Golden Cove and its like, Intel's server cores that have tiles, are one more
 // by what products they cut into slices.
 enum class Core { other, zen3, zen5, golden_cove };

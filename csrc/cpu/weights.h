@@ -160,7 +160,7 @@ inline Vec<T> dot_rows(const Blocks<const T>& x, const S* w, int64_t w_row, int 
 }
 
 // The same for M rows, the first of which is `row`, and `lanes` rows of a weight: lane v of row m goes to
-// to[m * kWidth + v]. Meanwhile the next `lanes` rows are asked for.
+// to[m * kWidth + v]. Meanwhile some of the next `lanes` rows are asked for, of which all rows together ask for all.
 template <int M, class S, class T>
 inline void put_dot_rows(const Blocks<const T>& x, int64_t row, const S* w, int64_t w_row, int valid, int64_t depth,
                          T* to) {
