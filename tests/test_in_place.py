@@ -50,7 +50,7 @@ def test_results_and_gradients_are_the_references(case: Case, threads: int) -> N
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_results_are_as_good_as_nn_grus(case: Case, dtype: torch.dtype, threads: int) -> None:
-    assert_gru_as_good(case, dtype, gradients=False)
+    assert_gru_as_good(case, dtype, gradients=True)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
