@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "backward.h"
+#include "cell_step.h"
 
 namespace gru_fused {
 namespace {

@@ -6,7 +6,7 @@
 // Cost per step and row: 6 H (I + H) operations, 12 H (I / chunk rows + H / tile rows) bytes of weights (float).
 #pragma once
 
-#include "gates.h"
+#include "cell_step.h"
 #include "team.h"
 
 namespace gru_fused {

@@ -5,7 +5,9 @@
 // the tangents of gates and state. Cost per step and row: 6 H^2 operations, 15 H numbers in and out.
 #pragma once
 
+#include "../gru_cell.h"
 #include "gates.h"
+#include "simd_math.h"
 
 namespace gru_fused {
 namespace {

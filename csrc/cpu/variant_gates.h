@@ -7,6 +7,7 @@
 
 #include "../variant_params.h"
 #include "gates.h"
+#include "simd_math.h"
 
 namespace gru_fused {
 namespace {
