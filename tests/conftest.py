@@ -38,6 +38,13 @@ def repeatable() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture(params=[1, 2], ids=lambda n: f"threads{n}")
+def threads(request: pytest.FixtureRequest, repeatable: None) -> int:
+    """A test runs on one thread and on two."""
+    torch.set_num_threads(request.param)
+    return request.param
+
+
 @pytest.fixture
 def poisoned() -> Iterator[None]:
     """Fill uninitialised memory with NaN (integers with their maximum), so that reading it can't go unnoticed.

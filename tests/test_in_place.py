@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -28,12 +27,6 @@ WIDE = [  # with AVX-512
     Case(T=1, B=70, I=600, H=490),  # two tiles
 ]
 CASES = FEW + WIDE
-
-
-@pytest.fixture(params=[1, 2], ids=lambda n: f"threads{n}")
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    torch.set_num_threads(request.param)
-    return request.param
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -7,7 +7,6 @@ in loops.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,12 +31,6 @@ CASES = [
     Case(lengths=(9, 8, 9, 7) * 9 + (2, 1), I=35, H=70, bidirectional=True),
     Case(lengths=(1, 30, 12), I=3, H=9),
 ]
-
-
-@pytest.fixture(params=[1, 2], ids=lambda n: f"threads{n}")
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    torch.set_num_threads(request.param)
-    return request.param
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -29,12 +28,6 @@ CASES = [
     Case(lengths=(8, 7, 6, 8) * 6, I=9, H=33, bidirectional=True),
     Case(lengths=(9, 8, 9, 7) * 5 + (2, 1), I=5, H=70, bidirectional=True, layers=2),  # down to few rows
 ]
-
-
-@pytest.fixture(params=[1, 2], ids=lambda n: f"threads{n}")
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    torch.set_num_threads(request.param)
-    return request.param
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
